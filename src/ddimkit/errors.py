@@ -1,0 +1,15 @@
+"""The library's one exception base, for what is neither a ``ValueError`` nor a ``TypeError``."""
+
+__all__ = ["DDIMKitError", "NonFiniteError", "WeightsError"]
+
+
+class DDIMKitError(Exception):
+    """Base of every error of ddimkit that is neither a ``ValueError`` nor a ``TypeError``."""
+
+
+class NonFiniteError(DDIMKitError):
+    """A sampling run produced NaN or infinity; the message names the step where it began, if known."""
+
+
+class WeightsError(DDIMKitError):
+    """A file of weights is missing, damaged, of an unknown schema, or not what its hash says."""

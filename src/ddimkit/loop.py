@@ -1,0 +1,298 @@
+"""The one loop that runs every sampler: ask the model, apply a row, hand out the state.
+
+It knows plans and tensors and no sampler. Its random numbers come from a :class:`NoiseSource`, which it asks only where a row's
+noise coefficient is not zero. Nothing is read back from the device until the last step is done.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddimkit.errors import NonFiniteError
+from ddimkit.noise import STREAM_SAMPLER, STREAM_X_T, fresh_seed, keyed_normal, sample_seeds
+from ddimkit.step import Coefficients, advance, check_output, work_dtype
+
+__all__ = ["Model", "NoiseFn", "Run", "SamplerState", "prepare", "resume", "states", "walk"]
+
+Model = Callable[..., Tensor]
+"""``model(x, t, **model_kwargs)``: x (B, *), t int64 (B,); the output has x's shape (learned range: twice the channels)."""
+
+NoiseFn = Callable[[int, Tensor], Tensor]
+"""``noise_fn(draw, like)``: standard normal noise of ``like``'s shape; draw −1 for x_T, then the row's number."""
+
+NoiseSource = Callable[[int, Tensor], Tensor]
+
+# Numbers a block of noise holds: what the CPU's caches like, and 16 MiB elsewhere.
+_BLOCK_ELEMENTS_CPU = 2**16
+_BLOCK_ELEMENTS_DEVICE = 2**22
+_TIMES_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class SamplerState:
+    r"""What a run looks like after one row; :meth:`PlanSampler.iterate` goes on from it with ``resume=state``.
+
+    Attributes:
+        index: number of the row just done, counted in the sampler's full list.
+        t: the timestep the model was asked at.
+        t_next: the timestep x is now at, None for the clean image.
+        x: (B, \*) the image after the row.
+        x0: (B, \*) the row's x0_hat, clipped as the sampler asks.
+        nfe: model calls so far.
+        history: x0 predictions that later rows may read, newest first.
+        seeds: one seed a sample, None where the noise is not keyed.
+        start_at: the row number the run began at.
+    """
+
+    index: int
+    t: int
+    t_next: int | None
+    x: Tensor
+    x0: Tensor
+    nfe: int
+    history: tuple[Tensor, ...]
+    seeds: tuple[int, ...] | None
+    start_at: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run about to begin: everything the loop reads.
+
+    Attributes:
+        coefficients: the rows from ``start_at`` on.
+        model: the caller's model, its extra arguments bound.
+        x: (B, *) where it begins; never written to.
+        source: the noise of a row.
+        seeds: one seed a sample, None where the noise is not keyed.
+        start_at: number of the plan's first row in the sampler's full list.
+        done: rows of the plan already done.
+        history: x0 predictions of the rows already done, newest first.
+    """
+
+    coefficients: Coefficients
+    model: Model
+    x: Tensor
+    source: NoiseSource
+    seeds: tuple[int, ...] | None
+    start_at: int = 0
+    done: int = 0
+    history: tuple[Tensor, ...] = ()
+
+
+class KeyedNoise:
+    """Noise of the rows ``draws``, made in blocks of rows from the samples' seeds; equal in whatever order it is asked for."""
+
+    def __init__(self, seeds: Sequence[int], draws: Sequence[int], device: torch.device) -> None:
+        # Uploaded here, once: an upload between steps would make the host wait for the device.
+        self._seeds, self._draws = (torch.tensor(list(v), dtype=torch.int64, device=device) for v in (seeds, draws))
+        self._positions = {draw: i for i, draw in enumerate(draws)}
+        self._block: dict[int, Tensor] = {}
+
+    def __call__(self, draw: int, like: Tensor) -> Tensor:
+        if draw not in self._block:
+            limit = _BLOCK_ELEMENTS_CPU if like.device.type == "cpu" else _BLOCK_ELEMENTS_DEVICE
+            first = self._positions[draw]
+            last = first + max(1, limit // max(like.numel(), 1))
+            rows = keyed_normal(self._seeds, self._draws[first:last], like.shape[1:], stream=STREAM_SAMPLER)
+            self._block = dict(zip(list(self._positions)[first:last], rows.to(work_dtype(like)).unbind(), strict=True))
+        return self._block[draw]
+
+
+def prepare(
+    coefficients: Coefficients,
+    model: Model,
+    shape: Sequence[int] | None,
+    *,
+    seed: int | Sequence[int] | None = None,
+    x_T: Tensor | None = None,
+    start_at: int = 0,
+    generator: torch.Generator | None = None,
+    noise_fn: NoiseFn | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> Run:
+    """Check the arguments of a run and make its first x; :meth:`PlanSampler.sample` says what each means."""
+    _check_model(model)
+    if sum(v is not None for v in (seed, generator, noise_fn)) > 1:
+        raise ValueError("seed, generator and noise_fn exclude one another: give at most one")
+    if start_at and x_T is None:
+        raise ValueError(f"start_at={start_at} needs x_T, the image at that row's timestep")
+    shape = _check_shape(shape, x_T, coefficients)
+    device = torch.device(device) if device is not None else x_T.device if x_T is not None else _device_of(model)
+    dtype = dtype or (x_T.dtype if x_T is not None else torch.float32)
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
+    seeds = (
+        None if generator is not None or noise_fn is not None else sample_seeds(fresh_seed() if seed is None else seed, shape[0])
+    )
+    source = _source(coefficients, seeds, generator, noise_fn, start_at, device)
+    if x_T is not None:
+        x = x_T.detach().to(device=device, dtype=dtype, copy=True)
+        if device.type == "cpu" and not bool(torch.isfinite(x).all()):
+            raise ValueError("x_T holds NaN or infinity")
+    else:
+        _warn_of_signal(coefficients)
+        like = torch.empty(shape, device=device, dtype=dtype)
+        first = _keyed_start(seeds, shape, device) if seeds is not None else source(-1, like)
+        x = first.to(dtype)
+    return Run(coefficients, _bind(model, model_kwargs), x, source, seeds, start_at)
+
+
+def resume(
+    coefficients: Coefficients,
+    model: Model,
+    state: SamplerState,
+    *,
+    generator: torch.Generator | None = None,
+    noise_fn: NoiseFn | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> Run:
+    """The run that goes on after ``state``; ``coefficients`` are those of the rows from ``state.start_at`` on."""
+    _check_model(model)
+    done = state.index - state.start_at + 1
+    plan = coefficients.plan
+    if not 0 < done <= len(plan) or plan.t[done - 1] != state.t or plan.t_next[done - 1] != state.t_next:
+        raise ValueError(f"the state (row {state.index}, t={state.t}) was not made by this sampler")
+    seeds = state.seeds if generator is None and noise_fn is None else None
+    if seeds is None and generator is None and noise_fn is None and bool((plan.c[done:] > 0).any()):
+        raise ValueError("the state's noise was not keyed by seeds: give the generator or noise_fn again")
+    source = _source(coefficients, seeds, generator, noise_fn, state.start_at, state.x.device)
+    return Run(coefficients, _bind(model, model_kwargs), state.x.detach(), source, seeds, state.start_at, done, state.history)
+
+
+def walk(run: Run, *, observe: bool) -> Iterator[tuple[int, Tensor, Tensor | None, tuple[Tensor, ...]]]:
+    """Do the rows, yielding (row of the plan, x, x0_hat, history) after each; the caller turns autograd off.
+
+    With ``observe`` every x is a fresh tensor and x0_hat is computed; without, x alternates between two buffers.
+    """
+    coefficients, x, history, source, model = run.coefficients, run.x, run.history, run.source, run.model
+    rows, depth, learned = coefficients.rows, coefficients.depth, coefficients.learned
+    keep_x0 = observe or depth > 0
+    buffers = [None, None] if observe else [torch.empty_like(x, dtype=work_dtype(x)) for _ in range(2)]
+    times = _times(coefficients.plan.t[run.done :], len(x), x.device)
+    for k, t in enumerate(times, start=run.done):
+        row = rows[k]
+        output = check_output(model(x, t), x, learned)
+        noise = source(run.start_at + k, x) if row.c else None
+        x, x0 = advance(row, x, output, noise, history, coefficients, keep_x0, buffers[k % 2])
+        if depth and x0 is not None:
+            history = (x0, *history[: depth - 1])
+        yield k, x, x0, history
+
+
+def _times(times: Sequence[int], batch: int, device: torch.device) -> Iterator[Tensor]:
+    """(B,) int64 tensors of each timestep, uploaded once and spread over the batch a block of rows at a time."""
+    column = torch.tensor(list(times), dtype=torch.int64, device=device)[:, None]
+    for first in range(0, len(column), _TIMES_BLOCK):
+        yield from column[first : first + _TIMES_BLOCK].expand(-1, batch).contiguous().unbind()
+
+
+def states(run: Run) -> Iterator[SamplerState]:
+    """The states of a run; the last one is checked for NaN."""
+    plan = run.coefficients.plan
+    steps = walk(run, observe=True)
+    for _ in range(run.done, len(plan)):
+        with torch.no_grad():
+            k, x, x0, history = next(steps)
+        assert x0 is not None
+        if k == len(plan) - 1:
+            check_finite(run, x)
+        nfe, index = k + 1, run.start_at + k
+        yield SamplerState(index, plan.t[k], plan.t_next[k], x, x0.to(x.dtype), nfe, history, run.seeds, run.start_at)
+
+
+def check_finite(run: Run, x: Tensor) -> None:
+    """Raise a :class:`NonFiniteError` if x is not finite; where the noise can be made again, after finding the step it began at."""
+    if bool(torch.isfinite(x).all()):
+        return
+    if run.seeds is None:
+        raise NonFiniteError("the result holds NaN or infinity; sample with seed= to learn at which step it began")
+    plan, began = run.coefficients.plan, ""
+    for k, y, x0, _ in walk(run, observe=True):
+        if not bool(torch.isfinite(y).all()) or (x0 is not None and not bool(torch.isfinite(x0).all())):
+            began = f"it began at step {run.start_at + k} (t={plan.t[k]})"
+            break
+    raise NonFiniteError(
+        f"the result holds NaN or infinity; {began or 'walked again with the same seed it did not: the model is not deterministic'}"
+    )
+
+
+def _source(
+    coefficients: Coefficients,
+    seeds: tuple[int, ...] | None,
+    generator: torch.Generator | None,
+    noise_fn: NoiseFn | None,
+    start_at: int,
+    device: torch.device,
+) -> NoiseSource:
+    if seeds is not None:
+        return KeyedNoise(seeds, [start_at + k for k, row in enumerate(coefficients.rows) if row.c], device)
+    if noise_fn is not None:
+        return lambda draw, like: _checked_noise(noise_fn(draw, like), like)
+    return lambda _, like: torch.randn(
+        like.shape, generator=generator, device=generator.device if generator else None, dtype=work_dtype(like)
+    ).to(like.device)
+
+
+def _keyed_start(seeds: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
+    keys, draw = torch.tensor(list(seeds), dtype=torch.int64, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+    return keyed_normal(keys, draw, shape[1:], stream=STREAM_X_T)[0]
+
+
+def _checked_noise(noise: object, like: Tensor) -> Tensor:
+    if not isinstance(noise, Tensor) or noise.shape != like.shape:
+        found = tuple(noise.shape) if isinstance(noise, Tensor) else type(noise).__name__
+        raise ValueError(f"noise_fn must return a tensor of shape {tuple(like.shape)}, got {found}")
+    return noise.to(device=like.device, dtype=work_dtype(like))
+
+
+def _check_model(model: object) -> None:
+    if not callable(model):
+        raise TypeError(f"model must be callable as model(x, t), got {type(model).__name__}")
+    if isinstance(model, nn.Module) and model.training:
+        warnings.warn("the model is in train mode (dropout and batch statistics are active): call model.eval() first", stacklevel=4)
+
+
+def _check_shape(shape: Sequence[int] | None, x_T: Tensor | None, coefficients: Coefficients) -> tuple[int, ...]:
+    if x_T is not None and (not isinstance(x_T, Tensor) or not x_T.is_floating_point()):
+        raise TypeError(f"x_T must be a floating point tensor, got {x_T.dtype if isinstance(x_T, Tensor) else x_T!r}")
+    if shape is None:
+        if x_T is None:
+            raise ValueError("give the shape of the batch, as in (16, 1, 28, 28), or x_T")
+        shape = tuple(x_T.shape)
+    if isinstance(shape, str | Tensor) or not isinstance(shape, Sequence) or not all(isinstance(n, int) for n in shape):
+        raise TypeError(f"shape must be a sequence of ints (B, ...), got {shape!r}")
+    if not shape or min(shape) < 0:
+        raise ValueError(f"shape must be (B, ...) of sizes at least 0, got {tuple(shape)}")
+    if x_T is not None and tuple(shape) != tuple(x_T.shape):
+        raise ValueError(f"shape {tuple(shape)} and x_T's shape {tuple(x_T.shape)} differ: give one of them")
+    if coefficients.learned and len(shape) < 2:
+        raise ValueError(f"variance='learned_range' needs channels, (B, C, ...), got shape {tuple(shape)}")
+    return tuple(shape)
+
+
+def _device_of(model: Model) -> torch.device:
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _bind(model: Model, model_kwargs: Mapping[str, Any] | None) -> Model:
+    return partial(model, **model_kwargs) if model_kwargs else model
+
+
+def _warn_of_signal(coefficients: Coefficients) -> None:
+    t = coefficients.plan.t[0]
+    alpha_bar = float(coefficients.schedule.alpha_bars[t])
+    if alpha_bar > 0.01:
+        warnings.warn(
+            f"sampling starts from pure noise at t={t}, where the model was trained on images that still hold signal "
+            f"(alpha_bar = {alpha_bar:.4g}): start higher, as spacing='trailing' does, or give x_T",
+            stacklevel=5,
+        )

@@ -1,0 +1,1 @@
+"""The reference UNet, the pretrained models and the recipe that trains them."""

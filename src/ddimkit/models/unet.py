@@ -1,0 +1,227 @@
+"""The reference UNet: the network of Ho, Jain and Abbeel, *Denoising Diffusion Probabilistic Models*, 2020.
+
+``model(x, t)`` maps x of shape (B, C, H, W) and t, int64 of shape (B,), to a tensor of x's height and width:
+
+- an embedding of t, ``[sin(t·w), cos(t·w)]`` with ``w_i = 10000^(-i / (half - 1))``, through two linear layers;
+- a way down: at each level residual blocks (and attention where asked), then a stride-2 convolution;
+- a middle: residual block, attention, residual block;
+- a way up: at each level one residual block more than on the way down, each fed with the matching activation of the way
+  down, then nearest-neighbour up-sampling and a convolution.
+
+The published CIFAR-10 checkpoint of that paper is :data:`CIFAR10_CONFIG` (35,746,307 parameters).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["CIFAR10_CONFIG", "UNet", "UNetConfig"]
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """What a :class:`UNet` is made of.
+
+    Args:
+        in_channels: channels of x.
+        out_channels: channels of the output; twice ``in_channels`` for a learned variance.
+        channels: width of each level, finest first.
+        blocks: residual blocks of a level on the way down (one more on the way up).
+        attention_levels: the levels, 0 the finest, whose residual blocks are followed by self-attention.
+        groups: groups of every GroupNorm; divides each width.
+        eps: epsilon of every GroupNorm.
+        dropout: dropout probability inside residual blocks, in [0, 1).
+        num_classes: number of labels of a class-conditional model, 0 for an unconditional one.
+
+    Raises:
+        ValueError: a number is out of range, naming it.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    channels: tuple[int, ...] = (128, 256, 256, 256)
+    blocks: int = 2
+    attention_levels: tuple[int, ...] = (1,)
+    groups: int = 32
+    eps: float = 1e-6
+    dropout: float = 0.0
+    num_classes: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(self.channels))
+        object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
+        if not self.channels or min(self.in_channels, self.out_channels, self.blocks, self.groups, *self.channels) < 1:
+            raise ValueError(f"channels, blocks and groups must be at least 1, got {self}")
+        for width in self.channels:
+            if width % self.groups:
+                raise ValueError(f"groups={self.groups} must divide every width, but channels has {width}")
+        for level in self.attention_levels:
+            if not 0 <= level < len(self.channels):
+                raise ValueError(f"attention level {level} is outside 0..{len(self.channels) - 1}")
+        if self.channels[0] % 2 or self.channels[0] < 4:
+            raise ValueError(f"the first width must be even and at least 4 for the embedding of t, got {self.channels[0]}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        if self.num_classes < 0:
+            raise ValueError(f"num_classes must be at least 0, got {self.num_classes}")
+
+
+CIFAR10_CONFIG = UNetConfig()
+"""The configuration of Ho et al.'s CIFAR-10 model."""
+
+
+def time_embedding(t: Tensor, width: int) -> Tensor:
+    """``[sin(t·w), cos(t·w)]``, ``w_i = 10000^(-i/(half-1))``: int64 (B,) to float32 (B, width)."""
+    half = width // 2
+    frequencies = torch.arange(half, dtype=torch.float32, device=t.device).mul_(-math.log(10000.0) / (half - 1)).exp_()
+    angles = t.to(torch.float32)[:, None] * frequencies
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
+
+
+class ResidualBlock(nn.Module):
+    """``x + conv(dropout(silu(norm(conv(silu(norm(x))) + linear(embedding)))))``, (B, C, H, W) to (B, C', H, W)."""
+
+    def __init__(self, config: UNetConfig, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(config.groups, width_in, config.eps)
+        self.conv1 = nn.Conv2d(width_in, width_out, 3, padding=1)
+        self.embedding = nn.Linear(4 * config.channels[0], width_out)
+        self.norm2 = nn.GroupNorm(config.groups, width_out, config.eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1)
+        self.shortcut = nn.Identity() if width_in == width_out else nn.Conv2d(width_in, width_out, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """X (B, C, H, W), the activated embedding (B, E)."""
+        h: Tensor = self.conv1(F.silu(self.norm1(x)))
+        h = h + self.embedding(embedding)[:, :, None, None]
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        shortcut: Tensor = self.shortcut(x)
+        return shortcut + h
+
+
+class Attention(nn.Module):
+    """Single-head self-attention over the pixels, with a residual connection: (B, C, H, W) to the same."""
+
+    def __init__(self, config: UNetConfig, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(config.groups, width, config.eps)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (B, C, H, W)."""
+        height = x.shape[2]
+        h = rearrange(self.norm(x), "b c h w -> b 1 (h w) c")
+        h = F.scaled_dot_product_attention(self.query(h), self.key(h), self.value(h))
+        attended: Tensor = rearrange(self.out(h), "b 1 (h w) c -> b c h w", h=height)
+        return x + attended
+
+
+class Level(nn.Module):
+    """The residual blocks, attentions and the resampling convolution of one resolution on one way."""
+
+    def __init__(self, config: UNetConfig, level: int, widths: Sequence[int], *, stride: int | None) -> None:
+        """widths: the input channels of each block; stride: of the resampling convolution, None for none."""
+        super().__init__()
+        width = config.channels[level]
+        self.blocks = nn.ModuleList(ResidualBlock(config, width_in, width) for width_in in widths)
+        attends = level in config.attention_levels
+        self.attentions = nn.ModuleList(Attention(config, width) if attends else nn.Identity() for _ in widths)
+        self.resample = None if stride is None else nn.Conv2d(width, width, 3, stride, padding=1 if stride == 1 else 0)
+
+
+class DownLevel(Level):
+    """A level on the way down; pushes every activation that the way up will want."""
+
+    def forward(self, h: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
+        """H (B, C, H, W) to (B, C', H/2, W/2), or (B, C', H, W) at the last level."""
+        for block, attention in zip(self.blocks, self.attentions, strict=True):
+            h = attention(block(h, embedding))
+            skips.append(h)
+        if self.resample is not None:
+            h = self.resample(F.pad(h, (0, 1, 0, 1)))
+            skips.append(h)
+        return h
+
+
+class UpLevel(Level):
+    """A level on the way up; pops an activation for every block."""
+
+    def forward(self, h: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
+        """H (B, C, H, W) to (B, C', 2H, 2W), or (B, C', H, W) at the finest level."""
+        for block, attention in zip(self.blocks, self.attentions, strict=True):
+            h = attention(block(torch.cat((h, skips.pop()), dim=1), embedding))
+        if self.resample is not None:
+            h = self.resample(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+        return h
+
+
+class UNet(nn.Module):
+    """The DDPM network: ``model(x, t)`` with x (B, C, H, W) and t int64 (B,) gives (B, C', H, W).
+
+    Args:
+        config: what it is made of; the default is the CIFAR-10 model of the paper.
+
+    Raises:
+        ValueError: in ``forward``, when height or width is not divisible by ``2^(levels - 1)``, when x has other channels than
+            the configuration says, or when labels are missing or not wanted.
+
+    Source: Ho, Jain and Abbeel 2020, appendix B.
+    """
+
+    def __init__(self, config: UNetConfig = CIFAR10_CONFIG) -> None:
+        super().__init__()
+        self.config = config
+        widths, base, last = config.channels, config.channels[0], len(config.channels) - 1
+        self.time1 = nn.Linear(base, 4 * base)
+        self.time2 = nn.Linear(4 * base, 4 * base)
+        self.label = nn.Embedding(config.num_classes, 4 * base) if config.num_classes else None
+        self.conv_in = nn.Conv2d(config.in_channels, base, 3, padding=1)
+        skips, self.down, self.up = [base], nn.ModuleList(), nn.ModuleList()
+        for i, width in enumerate(widths):
+            inputs = [skips[-1]] + [width] * (config.blocks - 1)
+            self.down.append(DownLevel(config, i, inputs, stride=2 if i < last else None))
+            skips += [width] * (config.blocks + (i < last))
+        self.middle = nn.ModuleList((ResidualBlock(config, widths[-1], widths[-1]), ResidualBlock(config, widths[-1], widths[-1])))
+        self.middle_attention = Attention(config, widths[-1])
+        below = widths[-1]
+        for i in range(last, -1, -1):
+            inputs = [(below if j == 0 else widths[i]) + skips.pop() for j in range(config.blocks + 1)]
+            self.up.append(UpLevel(config, i, inputs, stride=1 if i > 0 else None))
+            below = widths[i]
+        self.norm_out = nn.GroupNorm(config.groups, base, config.eps)
+        self.conv_out = nn.Conv2d(base, config.out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """X (B, C, H, W), t int64 (B,), labels int64 (B,) if and only if the model is class-conditional."""
+        self._check(x, labels)
+        embedding = self.time2(F.silu(self.time1(time_embedding(t, self.config.channels[0]).to(x.dtype))))
+        if self.label is not None:
+            embedding = embedding + self.label(labels)
+        embedding = F.silu(embedding)
+        h: Tensor = self.conv_in(x)
+        skips = [h]
+        for level in self.down:
+            h = level(h, embedding, skips)
+        h = self.middle[1](self.middle_attention(self.middle[0](h, embedding)), embedding)
+        for level in self.up:
+            h = level(h, embedding, skips)
+        out: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        return out
+
+    def _check(self, x: Tensor, labels: Tensor | None) -> None:
+        multiple = 2 ** (len(self.config.channels) - 1)
+        if x.ndim != 4 or x.shape[1] != self.config.in_channels:
+            raise ValueError(f"x must be (B, {self.config.in_channels}, H, W), got {tuple(x.shape)}")
+        if x.shape[2] % multiple or x.shape[3] % multiple:
+            raise ValueError(f"height and width must be divisible by {multiple}, got {x.shape[2]}x{x.shape[3]}: pad the images")
+        if (labels is None) != (self.label is None):
+            raise ValueError(f"num_classes={self.config.num_classes}, so labels must {'' if self.label else 'not '}be given")

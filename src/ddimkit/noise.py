@@ -1,0 +1,114 @@
+r"""Noise keyed by (seed, draw, stream): the same numbers for any batch size, order, split or device.
+
+Philox4x32-10 (Salmon, Moraes, Dror and Shaw, *Parallel Random Numbers: As Easy as 1, 2, 3*, 2011) is a function of a 128-bit
+counter and a 64-bit key. The key is a sample's seed; the counter is (block of four elements, draw, stream, 0). Its four 32-bit
+words k become four normals by Box and Muller's transform in float32, two words for two:
+
+.. math:: u = (k + \tfrac12) 2^{-32}, \qquad z = \sqrt{-2\ln u_0}\,(\cos 2\pi u_1, \sin 2\pi u_1).
+
+The integers are equal on every device; the floats agree to rounding. The scheme is named by :data:`NOISE_SCHEME` and pinned by
+golden values: it never changes under one name.
+"""
+
+import math
+import operator
+import secrets
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["NOISE_SCHEME", "STREAM_EDIT", "STREAM_SAMPLER", "STREAM_X_T", "fresh_seed", "keyed_normal", "philox4x32"]
+
+NOISE_SCHEME = "philox4x32-10 box-muller-f32 v1"
+"""Name and version of the scheme, as saved in records."""
+
+STREAM_X_T = 0
+"""The stream of a run's first x."""
+STREAM_SAMPLER = 1
+"""The stream of a sampler's own noise; the draw is the row's number."""
+STREAM_EDIT = 2
+"""The stream of editing functions."""
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_MASK = 0xFFFFFFFF
+
+
+def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor], rounds: int = 10) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32: four words of counter and two of key, int64 tensors in [0, 2^32) that broadcast, to four such words.
+
+    A product of two 32-bit words wraps around in int64 without losing a bit; its high word is the shift by 32, masked. Words that
+    only enter an exclusive or are masked after it, once.
+
+    Args:
+        counter: four tensors.
+        key: two tensors.
+        rounds: number of rounds; 10 is the published generator.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(rounds):
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1 = ((p1 >> 32) ^ c1 ^ k0) & _MASK, p1
+        c2, c3 = ((p0 >> 32) ^ c3 ^ k1) & _MASK, p0
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return c0, c1 & _MASK, c2, c3 & _MASK
+
+
+def keyed_normal(seeds: Tensor, draws: Tensor, sample_shape: Sequence[int], *, stream: int) -> Tensor:
+    r"""Standard normal noise of some samples and draws: float32 of shape (D, B, \*).
+
+    Element e of entry [d, b] is a function of ``seeds[b]``, ``draws[d]``, ``stream`` and e alone.
+
+    Args:
+        seeds: (B,) int64, each in [0, 2^63).
+        draws: (D,) int64, each in [0, 2^32); a sampler's row numbers. On the device of ``seeds``, where the noise is made.
+        sample_shape: shape of one sample.
+        stream: one of the ``STREAM_`` numbers.
+    """
+    count, device = math.prod(sample_shape), seeds.device
+    seed, draw = seeds[None, :, None], draws[:, None, None]
+    block = torch.arange(-(-count // 4), dtype=torch.int64, device=device)
+    zero = torch.zeros((), dtype=torch.int64, device=device)
+    words = philox4x32((block, draw, zero + stream, zero), (seed & _MASK, seed >> 32))
+    uniforms = [w.to(torch.float32).add_(0.5).mul_(2.0**-32) for w in words]
+    normals = torch.empty(len(draws), len(seeds), len(block), 4, device=device)
+    for i in (0, 2):
+        radius, angle = uniforms[i].log_().mul_(-2).sqrt_(), uniforms[i + 1].mul_(2 * math.pi)
+        torch.mul(radius, angle.cos(), out=normals[..., i])
+        torch.mul(radius, angle.sin_(), out=normals[..., i + 1])
+    return normals.flatten(2)[..., :count].reshape(len(draws), len(seeds), *sample_shape)
+
+
+def fresh_seed() -> int:
+    """A seed from the operating system's own source of randomness, low enough for a batch to count up from."""
+    return secrets.randbits(62)
+
+
+def sample_seeds(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:
+    """One seed a sample: ``seed + i`` for an int, or the sequence itself.
+
+    Raises:
+        TypeError: an entry is no integer.
+        ValueError: an entry is outside [0, 2^63), or their number is not the batch's.
+    """
+    if isinstance(seed, Sequence) and not isinstance(seed, str):
+        seeds = tuple(_seed(s) for s in seed)
+        if len(seeds) != batch:
+            raise ValueError(f"seed holds {len(seeds)} seeds for a batch of {batch}: give one int, or one a sample")
+        return seeds
+    first = _seed(seed)
+    if batch:
+        _seed(first + batch - 1)
+    return tuple(range(first, first + batch))
+
+
+def _seed(value: object) -> int:
+    try:
+        seed = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"seed must be an int, or one int per sample, got {value!r}") from None
+    if isinstance(value, bool) or not 0 <= seed < 2**63:
+        raise ValueError(f"a seed must be an int in [0, 2^63), got {value!r}")
+    return seed

@@ -1,0 +1,430 @@
+"""What a sampler is, and everything that follows once it has a plan."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any, Protocol, TypeVar, cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddimkit._version import __version__
+from ddimkit.loop import Model, NoiseFn, Run, SamplerState, check_finite, prepare, states, walk
+from ddimkit.loop import resume as resumed
+from ddimkit.noise import NOISE_SCHEME, sample_seeds
+from ddimkit.plan import Plan
+from ddimkit.prediction import Clip, DynamicThreshold, Prediction, check_clip, check_prediction
+from ddimkit.schedule import FloatArray, NoiseSchedule
+from ddimkit.step import Coefficients, Row, advance, check_output, predict
+from ddimkit.timesteps import SpacedTimesteps, Spacing, explicit, spaced
+
+__all__ = ["Callback", "PlanSampler", "Sampler", "walk_plan"]
+
+Callback = Callable[[SamplerState], None]
+
+T = TypeVar("T")
+
+_RECORD_SCHEMA = 1
+
+
+class Sampler(Protocol):
+    """What the loop reads of a sampler; :class:`PlanSampler` gives all but ``plan``."""
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule the model was trained with."""
+        ...
+
+    @property
+    def timesteps(self) -> Sequence[int]:
+        """The timesteps, descending."""
+        ...
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the model predicts."""
+        ...
+
+    @property
+    def clip(self) -> Clip:
+        """How x0_hat is clipped."""
+        ...
+
+    def plan(self) -> Plan:
+        """The table of coefficients."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlanSampler:
+    r"""A sampler that is its plan: inherit, write :meth:`plan`, and the rest is here.
+
+    Samplers are frozen dataclasses holding settings only: hashable, picklable, shareable between threads.
+
+    Args:
+        schedule: the noise schedule the model was trained with.
+        steps: number of timesteps, chosen by ``spacing``; exactly one of ``steps`` and ``timesteps``.
+        timesteps: the timesteps themselves, strictly descending; read back as a tuple.
+        spacing: how ``steps`` timesteps are chosen.
+        prediction: what the model predicts.
+        clip: None, a pair (low, high) or a :class:`DynamicThreshold`, applied to x0_hat.
+
+    Raises:
+        TypeError: a setting of the wrong kind.
+        ValueError: a setting out of range; both or neither of ``steps`` and ``timesteps``; epsilon prediction at zero SNR.
+    """
+
+    schedule: NoiseSchedule
+    steps: int | None = None
+    _: KW_ONLY
+    timesteps: Sequence[int] = ()
+    spacing: Spacing = "trailing"
+    prediction: Prediction = "epsilon"
+    clip: Clip = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, NoiseSchedule):
+            raise TypeError(f"schedule must be a NoiseSchedule, got {type(self.schedule).__name__}")
+        object.__setattr__(self, "timesteps", self._resolve_timesteps())
+        object.__setattr__(self, "clip", check_clip(self.clip))
+        check_prediction(self.prediction, self.schedule, self.timesteps)
+
+    def _resolve_timesteps(self) -> tuple[int, ...]:
+        given: Any = self.timesteps
+        computed = isinstance(given, SpacedTimesteps)
+        absent = given is None or (isinstance(given, tuple) and not given)
+        if self.steps is not None and (computed or absent):
+            return spaced(self.schedule, self.steps, self.spacing)
+        if self.steps is not None or absent:
+            raise ValueError(f"give exactly one of steps and timesteps, got steps={self.steps} and timesteps={given}")
+        if self.spacing not in get_args(Spacing):
+            raise ValueError(f"spacing must be one of {', '.join(get_args(Spacing))}, got {self.spacing!r}")
+        return explicit(cast("Sequence[int]", given), self.schedule.num_timesteps)
+
+    def plan(self) -> Plan:
+        """The table of coefficients, what a sampler has to write."""
+        raise NotImplementedError(f"{type(self).__name__} must define plan()")
+
+    @classmethod
+    def from_plan(
+        cls, schedule: NoiseSchedule, plan: Plan, *, prediction: Prediction = "epsilon", clip: Clip = None
+    ) -> "PlanSampler":
+        """A sampler that runs a bare table.
+
+        Args:
+            schedule: the noise schedule the model was trained with, which converts its output to x0_hat.
+            plan: the table; ``plan.t`` may repeat.
+            prediction: what the model predicts.
+            clip: how x0_hat is clipped.
+
+        Raises:
+            ValueError: a timestep of the plan is outside the schedule.
+        """
+        if not isinstance(plan, Plan):
+            raise TypeError(f"plan must be a Plan, got {type(plan).__name__}")
+        return BarePlanSampler(schedule, timesteps=tuple(dict.fromkeys(plan.t)), prediction=prediction, clip=clip, table=plan)
+
+    @property
+    def nfe(self) -> int:
+        """Model calls of a run: the rows of the plan."""
+        return len(self.coefficients.plan)
+
+    @cached_property
+    def coefficients(self) -> Coefficients:
+        """The plan made ready for this sampler's prediction type and clip."""
+        return Coefficients(self.plan(), self.schedule, self.prediction, self.clip)
+
+    def _coefficients_from(self, start_at: int) -> Coefficients:
+        """The rows from ``start_at`` on, planned anew: a multistep sampler warms up again."""
+        if start_at == 0:
+            return self.coefficients
+        if not isinstance(start_at, int) or not 0 <= start_at < len(self.timesteps):
+            raise ValueError(f"start_at must be a row number in 0..{len(self.timesteps) - 1}, got {start_at!r}")
+        return replace(self, steps=None, timesteps=tuple(self.timesteps[start_at:])).coefficients
+
+    def sample(
+        self,
+        model: Model,
+        shape: Sequence[int] | None = None,
+        *,
+        seed: int | Sequence[int] | None = None,
+        x_T: Tensor | None = None,
+        start_at: int = 0,
+        generator: torch.Generator | None = None,
+        noise_fn: NoiseFn | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        progress: bool = False,
+        callback: Callback | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+    ) -> Tensor:
+        r"""Draw samples: walk the plan from noise to images, without autograd.
+
+        Args:
+            model: ``model(x, t)``, x (B, \*) and t int64 (B,), giving a tensor of x's shape (learned range: twice the channels).
+            shape: (B, \*); may be left out where ``x_T`` is given.
+            seed: keys all noise: an int gives sample i the seed ``seed + i``, a sequence one to each; None takes one from the
+                operating system. ``seed``, ``generator`` and ``noise_fn`` exclude one another.
+            x_T: (B, \*) where to begin; standard normal noise by default.
+            start_at: row number to begin at; x_T is then the image at ``timesteps[start_at]``, and required.
+            generator: draws the noise instead, x_T first, then a tensor for each noisy row.
+            noise_fn: ``noise_fn(draw, like)`` makes the noise instead: draw −1 for x_T, then the number of each noisy row.
+            device: default: x_T's, else that of the model's first parameter, else the CPU.
+            dtype: of x: default x_T's, else float32.
+            progress: whether to show a progress bar.
+            callback: called after each row with the :class:`SamplerState`.
+            model_kwargs: further arguments of the model.
+
+        Returns:
+            (B, \*) samples.
+
+        Raises:
+            TypeError, ValueError: an argument of the wrong kind or out of range, a model output of the wrong shape or kind.
+            NonFiniteError: the result holds NaN or infinity; names the step where it began, if the noise is keyed.
+        """
+        coefficients = self._coefficients_from(start_at)
+        run = prepare(
+            coefficients,
+            model,
+            shape,
+            seed=seed,
+            x_T=x_T,
+            start_at=start_at,
+            generator=generator,
+            noise_fn=noise_fn,
+            device=device,
+            dtype=dtype,
+            model_kwargs=model_kwargs,
+        )
+        return _finish(run, progress, callback)
+
+    def iterate(
+        self,
+        model: Model,
+        shape: Sequence[int] | None = None,
+        *,
+        seed: int | Sequence[int] | None = None,
+        x_T: Tensor | None = None,
+        start_at: int = 0,
+        generator: torch.Generator | None = None,
+        noise_fn: NoiseFn | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        resume: SamplerState | None = None,
+    ) -> Iterator[SamplerState]:
+        r"""Walk the plan row by row, yielding a :class:`SamplerState` of fresh tensors after each.
+
+        The last x is what :meth:`sample` returns, bit for bit. Stop whenever you like: the caller's grad mode is never held.
+
+        Args:
+            model: as for :meth:`sample`, and so are all arguments but the last.
+            shape: (B, \*).
+            seed: keys all noise.
+            x_T: (B, \*) where to begin.
+            start_at: row number to begin at.
+            generator: draws the noise instead.
+            noise_fn: makes the noise instead.
+            device: where.
+            dtype: of x.
+            model_kwargs: further arguments of the model.
+            resume: a state of an earlier walk, to go on after it; it brings x, history and seeds. A walk whose noise was not
+                keyed needs its ``generator`` or ``noise_fn`` again.
+
+        Raises:
+            TypeError, ValueError, NonFiniteError: as for :meth:`sample`; a state of another sampler.
+        """
+        if resume is None:
+            coefficients = self._coefficients_from(start_at)
+            run = prepare(
+                coefficients,
+                model,
+                shape,
+                seed=seed,
+                x_T=x_T,
+                start_at=start_at,
+                generator=generator,
+                noise_fn=noise_fn,
+                device=device,
+                dtype=dtype,
+                model_kwargs=model_kwargs,
+            )
+        else:
+            if any(v is not None for v in (seed, x_T, device, dtype)) or start_at:
+                raise ValueError("a resumed state brings its own seed, x, start_at, device and dtype: leave them out")
+            if shape is not None and tuple(shape) != tuple(resume.x.shape):
+                raise ValueError(f"shape {tuple(shape)} is not the state's {tuple(resume.x.shape)}: leave it out")
+            coefficients = self._coefficients_from(resume.start_at)
+            run = resumed(coefficients, model, resume, generator=generator, noise_fn=noise_fn, model_kwargs=model_kwargs)
+        return states(run)
+
+    def step(
+        self, x_t: Tensor, model_output: Tensor, index: int | Tensor, *, noise: Tensor | None = None, history: Sequence[Tensor] = ()
+    ) -> Tensor:
+        r"""One row of the plan: a pure, differentiable function of its tensors.
+
+        Args:
+            x_t: (B, \*) the image at the row's timestep.
+            model_output: (B, \*) what the model said of it.
+            index: the row's number, or an int64 tensor of shape () or (B,), whose range is then the caller's duty.
+            noise: (B, \*) standard normal; needed where the row's c is not 0, ignored where it is.
+            history: earlier x0 predictions, newest first; needed where the row reads them.
+
+        Returns:
+            (B, \*) the image at the row's next timestep, of x_t's dtype.
+
+        Raises:
+            TypeError, ValueError: a model output of the wrong shape or kind, an index out of range, noise or history missing.
+        """
+        coefficients = self.coefficients
+        output = check_output(model_output, x_t, coefficients.learned)
+        row, rows = self._row(index, x_t)
+        reach = int((rows[:, 5:-3] != 0).any(axis=0).nonzero()[0].max(initial=0))
+        if len(history) < reach:
+            raise ValueError(f"this row reads {reach} earlier x0 predictions, got {len(history)} in history")
+        noisy = bool((rows[:, -3] > 0).any())
+        if noisy and noise is None:
+            raise ValueError("this row adds noise: give noise=, standard normal and of x_t's shape")
+        for name, tensor in (("noise", noise if noisy else None), *(("history", h) for h in history)):
+            if tensor is not None and tensor.shape != x_t.shape:
+                raise ValueError(f"{name} must have x_t's shape {tuple(x_t.shape)}, got {tuple(tensor.shape)}")
+        return advance(row, x_t, output, noise if noisy else None, history, coefficients, False)[0]
+
+    def predict_x0(self, x_t: Tensor, model_output: Tensor, index: int | Tensor) -> Tensor:
+        r"""The clean image that the model's output means at a row's timestep, clipped as the sampler asks.
+
+        Args:
+            x_t: (B, \*) the image at the row's timestep.
+            model_output: (B, \*) what the model said of it.
+            index: as for :meth:`step`.
+
+        Returns:
+            (B, \*) x0_hat, of x_t's dtype.
+
+        Raises:
+            TypeError, ValueError: as for :meth:`step`.
+        """
+        output = check_output(model_output, x_t, self.coefficients.learned)
+        if self.coefficients.learned:
+            output = output.chunk(2, dim=1)[0]
+        return predict(self._row(index, x_t)[0], x_t, output, self.clip).to(x_t.dtype)
+
+    def _row(self, index: int | Tensor, x: Tensor) -> tuple[Row, FloatArray]:
+        """The row, and the part of the table it can come from."""
+        table = self.coefficients.table
+        if isinstance(index, Tensor):
+            if index.dtype != torch.int64 or (index.ndim and index.shape != x.shape[:1]):
+                raise TypeError(
+                    f"index must be an int, or int64 of shape () or ({x.shape[0]},), got {index.dtype} {tuple(index.shape)}"
+                )
+            return self.coefficients.gather(index, x), table
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise TypeError(f"index must be an int or an int64 tensor, got {index!r}")
+        if not 0 <= index < len(table):
+            raise ValueError(f"index must be a row number in 0..{len(table) - 1}, got {index}")
+        return self.coefficients.rows[index], table[index : index + 1]
+
+    def record(
+        self,
+        shape: Sequence[int] | None = None,
+        *,
+        seed: int | Sequence[int] | None = None,
+        start_at: int = 0,
+        dtype: torch.dtype | None = None,
+    ) -> dict[str, Any]:
+        r"""Everything that reproduces a call of :meth:`sample`, as plain JSON values.
+
+        Args:
+            shape: (B, \*) of the call.
+            seed: of the call.
+            start_at: of the call.
+            dtype: of the call; float32 by default.
+
+        Returns:
+            a dict with ``schema``, ``sampler``, ``settings``, ``schedule``, ``nfe``, ``noise``, ``call`` and ``versions``.
+        """
+        settings = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "schedule"}
+        seeds = None if seed is None else list(sample_seeds(seed, shape[0])) if shape else seed
+        return {
+            "schema": _RECORD_SCHEMA,
+            "sampler": f"{type(self).__module__}.{type(self).__qualname__}",
+            "settings": settings,
+            "schedule": {"sha256": self.schedule.sha256, "spec": None if self.schedule.spec is None else dict(self.schedule.spec)},
+            "nfe": len(self._coefficients_from(start_at).plan),
+            "noise": NOISE_SCHEME,
+            "call": {
+                "shape": None if shape is None else list(shape),
+                "seeds": seeds,
+                "start_at": start_at,
+                "dtype": str(dtype or torch.float32).removeprefix("torch."),
+            },
+            "versions": {"ddimkit": __version__, "torch": str(torch.__version__), "numpy": np.__version__},
+        }
+
+
+@dataclass(frozen=True)
+class BarePlanSampler(PlanSampler):
+    """A sampler that was given its table; made by :meth:`PlanSampler.from_plan`."""
+
+    table: Plan = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        times = tuple(dict.fromkeys(self.table.t))
+        for t in (*self.table.t, *(u for u in self.table.t_next if u is not None)):
+            if not 0 <= t < self.schedule.num_timesteps:
+                raise ValueError(f"the plan's timesteps must lie in 0..{self.schedule.num_timesteps - 1}, got {t}")
+        object.__setattr__(self, "timesteps", times)
+        object.__setattr__(self, "clip", check_clip(self.clip))
+        check_prediction(self.prediction, self.schedule, (max(times),))
+
+    def plan(self) -> Plan:
+        """The table it was given."""
+        return self.table
+
+    def _coefficients_from(self, start_at: int) -> Coefficients:
+        if not isinstance(start_at, int) or not 0 <= start_at < len(self.table):
+            raise ValueError(f"start_at must be a row number in 0..{len(self.table) - 1}, got {start_at!r}")
+        rest = self.table[start_at:]
+        for k in range(len(rest)):
+            if rest.b[k, k + 1 :].any():
+                raise ValueError(f"a bare plan cannot start at row {start_at}: row {start_at + k} reads earlier x0 predictions")
+        return Coefficients(rest, self.schedule, self.prediction, self.clip)
+
+
+def walk_plan(
+    sampler: Sampler, plan: Plan, model: Model, x: Tensor, *, progress: bool, model_kwargs: Mapping[str, Any] | None
+) -> Tensor:
+    """Walk a deterministic plan of one's own from x, with the sampler's schedule, prediction and clip."""
+    coefficients = Coefficients(plan, sampler.schedule, sampler.prediction, sampler.clip)
+    return _finish(prepare(coefficients, model, None, x_T=x, model_kwargs=model_kwargs), progress, None)
+
+
+def _finish(run: Run, progress: bool, callback: Callback | None) -> Tensor:
+    x, total = run.x, len(run.coefficients.plan)
+    if callback is not None:
+        for state in _with_bar(states(run), total, progress):
+            callback(state)
+            x = state.x
+        return x
+    with torch.no_grad():
+        for _, y, _, _ in _with_bar(walk(run, observe=False), total, progress):
+            x = y
+    check_finite(run, x)
+    return x
+
+
+def _with_bar(steps: Iterator[T], total: int, progress: bool) -> Iterator[T]:
+    if not progress:
+        return steps
+    from tqdm import tqdm
+
+    return iter(tqdm(steps, total=total, unit="step"))
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, DynamicThreshold):
+        return {"quantile": value.quantile, "max": value.max}
+    if isinstance(value, Plan):
+        return value.to_dict()
+    return list(value) if isinstance(value, tuple) else value

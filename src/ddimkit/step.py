@@ -1,0 +1,176 @@
+r"""One row's arithmetic on tensors, the same for every sampler.
+
+Without clipping a step is ``x·α + out·β`` with ``α = a + b0·A`` and ``β = b0·B``, where ``x0_hat = A·x + B·out`` is the same
+expression in (A, B): so looking at x0_hat never changes x, and where a = 0, b0 = 1 both are equal bit for bit. Coefficients are
+float64 until the device's arithmetic rounds them once. Half precision is computed in float32 and rounded once a step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddimkit.plan import Plan
+from ddimkit.prediction import Clip, Prediction, clip_x0, x0_coefficients
+from ddimkit.schedule import FloatArray, NoiseSchedule
+
+__all__ = ["Coefficients", "Row", "advance", "check_output", "predict", "work_dtype"]
+
+Number = float | Tensor
+
+_FULL = frozenset({torch.float32, torch.float64})
+
+
+class Row(NamedTuple):
+    """A row's coefficients: floats, or tensors that broadcast with x (one entry a sample)."""
+
+    x0_x: Number
+    x0_out: Number
+    next_x: Number
+    next_out: Number
+    a: Number
+    b: tuple[Number, ...]
+    c: Number
+    log_c: Number
+    log_c_span: Number
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """A plan made ready for one prediction type and clip: every row as :class:`Row`."""
+
+    plan: Plan
+    schedule: NoiseSchedule
+    prediction: Prediction
+    clip: Clip
+
+    @property
+    def learned(self) -> bool:
+        """Whether the model's output carries the fraction f of a learned range in its second half of channels."""
+        return self.plan.c_max is not None
+
+    @property
+    def depth(self) -> int:
+        """Earlier x0 predictions that rows read, K − 1."""
+        return int(self.plan.b.shape[1]) - 1
+
+    @cached_property
+    def table(self) -> FloatArray:
+        """(S, 8 + K) float64, the columns in the order of :class:`Row`."""
+        plan, index = self.plan, list(self.plan.t)
+        x0_x, x0_out = x0_coefficients(self.prediction, self.schedule.signal[index], self.schedule.noise[index])
+        b0 = plan.b[:, 0]
+        c_max = plan.c if plan.c_max is None else plan.c_max
+        noisy = plan.c > 0
+        log_c, log_c_max = (np.log(np.where(noisy, v, 1.0)) for v in (plan.c, c_max))
+        columns = [x0_x, x0_out, plan.a + b0 * x0_x, b0 * x0_out, plan.a, *plan.b.T, plan.c, log_c, log_c_max - log_c]
+        return np.stack(columns, axis=1)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Every row as Python floats."""
+        return [_row(values) for values in self.table.tolist()]
+
+    def gather(self, index: Tensor, x: Tensor) -> Row:
+        """The rows of an int64 index of shape () or (B,), as tensors that broadcast with x."""
+        table = torch.from_numpy(self.table).to(work_dtype(x)).to(x.device)
+        picked = table[index.to(x.device)].movedim(-1, 0)
+        return _row(list(picked.reshape(picked.shape + (1,) * (x.ndim - 1) * (index.ndim > 0))))
+
+
+def _row(values: Sequence[Number]) -> Row:
+    x0_x, x0_out, next_x, next_out, a, *b, c, log_c, log_c_span = values
+    return Row(x0_x, x0_out, next_x, next_out, a, tuple(b), c, log_c, log_c_span)
+
+
+def work_dtype(x: Tensor) -> torch.dtype:
+    """float32 for half precision, else x's own."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x if x.dtype in _FULL else x.to(work_dtype(x))
+
+
+def predict(row: Row, x: Tensor, output: Tensor, clip: Clip) -> Tensor:
+    r"""``x0_hat = A·x + B·out``, clipped as asked: (B, \*) of the working dtype."""
+    return clip_x0(_weighted(_widened(x), row.x0_x, output, row.x0_out), clip)
+
+
+def advance(
+    row: Row,
+    x: Tensor,
+    output: Tensor,
+    noise: Tensor | None,
+    history: Sequence[Tensor],
+    coefficients: Coefficients,
+    keep_x0: bool,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    r"""One transition: x (B, \*) to (x', x0_hat or None).
+
+    ``output`` has been through :func:`check_output`; ``history`` holds x0 predictions, newest first; ``noise`` None adds none;
+    ``out`` is written to if given.
+    """
+    fraction = None
+    if coefficients.learned:
+        output, v = output.chunk(2, dim=1)
+        fraction = (v + 1) / 2
+    work, clip, x0 = _widened(x), coefficients.clip, None
+    if clip is not None or keep_x0:
+        x0 = predict(row, x, output, clip)
+    if clip is None:
+        following = _weighted(work, row.next_x, output, row.next_out, out)
+    else:
+        assert x0 is not None
+        following = _weighted(work, row.a, x0, row.b[0], out)
+    for weight, earlier in zip(row.b[1:], history, strict=False):
+        following = _plus(following, earlier, weight, out)
+    if noise is not None:
+        if fraction is not None:
+            noise = noise * (fraction * row.log_c_span + row.log_c).exp()
+            following = _plus(following, noise, (row.c > 0).to(noise.dtype) if isinstance(row.c, Tensor) else 1.0, out)
+        else:
+            following = _plus(following, noise, row.c, out)
+    return following if following.dtype is x.dtype else following.to(x.dtype), x0
+
+
+def _weighted(x: Tensor, a: Number, y: Tensor, b: Number, out: Tensor | None = None) -> Tensor:
+    """``x·a + y·b``; the two branches give the same bits."""
+    if isinstance(b, Tensor):
+        return torch.addcmul(x * a, y, b)
+    return torch.add(torch.mul(x, a, out=out), y, alpha=b, out=out)
+
+
+def _plus(x: Tensor, y: Tensor, b: Number, out: Tensor | None) -> Tensor:
+    """``x + y·b``."""
+    if isinstance(b, Tensor):
+        return torch.addcmul(x, y, b)
+    return torch.add(x, y, alpha=b, out=out)
+
+
+def check_output(output: object, x: Tensor, learned: bool) -> Tensor:
+    """The model's output in the working dtype, or an error that says what it should have been.
+
+    Raises:
+        TypeError: no tensor, or one that is not floating point.
+        ValueError: another shape than x's (learned range: twice the channels), or another device.
+    """
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"the model must return a tensor of x's shape {tuple(x.shape)}, got {type(output).__name__}: "
+            "if it wraps its tensor, pass a function that unwraps it, as in lambda x, t: model(x, t).sample"
+        )
+    wanted = x.shape if not learned else torch.Size((len(x), 2 * x.shape[1], *x.shape[2:]))
+    if output.shape != wanted:
+        hint = " (variance='learned_range' wants prediction and v stacked along the channels)" if learned else ""
+        raise ValueError(f"the model must return a tensor of shape {tuple(wanted)}, got {tuple(output.shape)}{hint}")
+    if not output.is_floating_point():
+        raise TypeError(f"the model must return floating point numbers, got {output.dtype}")
+    if output.device != x.device:
+        raise ValueError(f"the model's output is on {output.device} but x is on {x.device}: move one of them")
+    return output if output.dtype is x.dtype and x.dtype in _FULL else output.to(work_dtype(x))
