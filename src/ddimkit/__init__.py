@@ -3,26 +3,33 @@
 from ddimkit._version import __version__
 from ddimkit.errors import DDIMKitError, NonFiniteError, WeightsError
 from ddimkit.loop import SamplerState
+from ddimkit.models.bundle import ModelBundle, load_pretrained
 from ddimkit.models.unet import UNet, UNetConfig
 from ddimkit.plan import Plan
 from ddimkit.prediction import DynamicThreshold
 from ddimkit.samplers import DDIMSampler, DDPMSampler
 from ddimkit.sampling import PlanSampler, Sampler
 from ddimkit.schedule import NoiseSchedule
+from ddimkit.tradeoff.results import TradeoffCurve
+from ddimkit.tradeoff.sweep import sweep
 
 __all__ = [
     "DDIMKitError",
     "DDIMSampler",
     "DDPMSampler",
     "DynamicThreshold",
+    "ModelBundle",
     "NoiseSchedule",
     "NonFiniteError",
     "Plan",
     "PlanSampler",
     "Sampler",
     "SamplerState",
+    "TradeoffCurve",
     "UNet",
     "UNetConfig",
     "WeightsError",
     "__version__",
+    "load_pretrained",
+    "sweep",
 ]

@@ -181,7 +181,10 @@ def walk(run: Run, *, observe: bool) -> Iterator[tuple[int, Tensor, Tensor | Non
         row = rows[k]
         output = check_output(model(x, t), x, learned)
         noise = source(run.start_at + k, x) if row.c else None
-        x, x0 = advance(row, x, output, noise, history, coefficients, keep_x0, buffers[k % 2])
+        out = buffers[k % 2]
+        if out is not None and output.untyped_storage().data_ptr() == out.untyped_storage().data_ptr():
+            out = None  # the model gave back the x of its last call, which is this buffer
+        x, x0 = advance(row, x, output, noise, history, coefficients, keep_x0, out)
         if depth and x0 is not None:
             history = (x0, *history[: depth - 1])
         yield k, x, x0, history
@@ -215,10 +218,11 @@ def check_finite(run: Run, x: Tensor) -> None:
     if run.seeds is None:
         raise NonFiniteError("the result holds NaN or infinity; sample with seed= to learn at which step it began")
     plan, began = run.coefficients.plan, ""
-    for k, y, x0, _ in walk(run, observe=True):
-        if not bool(torch.isfinite(y).all()) or (x0 is not None and not bool(torch.isfinite(x0).all())):
-            began = f"it began at step {run.start_at + k} (t={plan.t[k]})"
-            break
+    with torch.no_grad():
+        for k, y, x0, _ in walk(run, observe=True):
+            if not bool(torch.isfinite(y).all()) or (x0 is not None and not bool(torch.isfinite(x0).all())):
+                began = f"it began at step {run.start_at + k} (t={plan.t[k]})"
+                break
     raise NonFiniteError(
         f"the result holds NaN or infinity; {began or 'walked again with the same seed it did not: the model is not deterministic'}"
     )
@@ -294,5 +298,5 @@ def _warn_of_signal(coefficients: Coefficients) -> None:
         warnings.warn(
             f"sampling starts from pure noise at t={t}, where the model was trained on images that still hold signal "
             f"(alpha_bar = {alpha_bar:.4g}): start higher, as spacing='trailing' does, or give x_T",
-            stacklevel=5,
+            stacklevel=4,
         )

@@ -78,7 +78,7 @@ def keyed_normal(seeds: Tensor, draws: Tensor, sample_shape: Sequence[int], *, s
         radius, angle = uniforms[i].log_().mul_(-2).sqrt_(), uniforms[i + 1].mul_(2 * math.pi)
         torch.mul(radius, angle.cos(), out=normals[..., i])
         torch.mul(radius, angle.sin_(), out=normals[..., i + 1])
-    return normals.flatten(2)[..., :count].reshape(len(draws), len(seeds), *sample_shape)
+    return normals.flatten(2)[..., :count].contiguous().reshape(len(draws), len(seeds), *sample_shape)
 
 
 def fresh_seed() -> int:

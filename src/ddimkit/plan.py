@@ -85,6 +85,10 @@ class Plan:
     def __hash__(self) -> int:
         return hash(self._key)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Through the constructor: a copied array would be writable.
+        return type(self), (self.t, self.t_next, self.a, self.b, self.c, self.c_max)
+
     @property
     def _key(self) -> tuple[object, ...]:
         arrays = (self.a, self.b, self.c, self.c_max)

@@ -89,7 +89,7 @@ def check_prediction(prediction: str, schedule: NoiseSchedule, timesteps: Sequen
     """Raise a ValueError for an unknown prediction, or for epsilon where an image holds no signal at all."""
     if prediction not in get_args(Prediction):
         raise ValueError(f"prediction must be one of {', '.join(get_args(Prediction))}, got {prediction!r}")
-    if prediction == "epsilon" and schedule.signal[timesteps[0]] == 0:
+    if prediction == "epsilon" and timesteps and schedule.signal[timesteps[0]] == 0:
         raise ValueError(
             f"epsilon prediction cannot give x0 at t={timesteps[0]}, where the schedule's signal is 0: "
             "use a model of prediction='v', 'x0' or 'flow', or timesteps that start lower"
@@ -107,3 +107,19 @@ def x0_coefficients(prediction: Prediction, s: FloatArray, n: FloatArray) -> tup
             return s / (s * s + n * n), -n / (s * s + n * n)
         case "flow":
             return 1 / (s + n), -n / (s + n)
+
+
+def prediction_target(prediction: Prediction, schedule: NoiseSchedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    r"""What a model of this prediction should say of ``schedule.add_noise(x0, eps, t)``: (B, \*).
+
+    v is ``s·eps − n·x0``: what :meth:`NoiseSchedule.add_noise` makes of eps and −x0.
+    """
+    match prediction:
+        case "epsilon":
+            return eps
+        case "x0":
+            return x0
+        case "v":
+            return schedule.add_noise(eps, -x0, t)
+        case "flow":
+            return eps - x0

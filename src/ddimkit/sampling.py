@@ -345,7 +345,7 @@ class PlanSampler:
             a dict with ``schema``, ``sampler``, ``settings``, ``schedule``, ``nfe``, ``noise``, ``call`` and ``versions``.
         """
         settings = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "schedule"}
-        seeds = None if seed is None else list(sample_seeds(seed, shape[0])) if shape else seed
+        seeds = None if seed is None else list(sample_seeds(seed, shape[0])) if shape else _plain(seed)
         return {
             "schema": _RECORD_SCHEMA,
             "sampler": f"{type(self).__module__}.{type(self).__qualname__}",
@@ -427,4 +427,6 @@ def _plain(value: object) -> Any:
         return {"quantile": value.quantile, "max": value.max}
     if isinstance(value, Plan):
         return value.to_dict()
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, np.generic):
+        return value.item()
+    return [_plain(v) for v in value] if isinstance(value, Sequence) and not isinstance(value, str) else value

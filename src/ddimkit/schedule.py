@@ -13,7 +13,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Self
 
 import numpy as np
@@ -78,6 +78,7 @@ class NoiseSchedule:
             ValueError: T < 1, or a beta outside (0, 1).
         """
         _check_count(num_timesteps)
+        _check_betas(beta_start, beta_end)
         spec: ScheduleSpec = {"name": "linear", "num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
         return cls._from_betas(np.linspace(beta_start, beta_end, num_timesteps), spec)
 
@@ -94,8 +95,7 @@ class NoiseSchedule:
             ValueError: T < 1, or a beta outside (0, 1).
         """
         _check_count(num_timesteps)
-        if not (0 < beta_start < 1 and 0 < beta_end < 1):
-            raise ValueError(f"betas must lie in (0, 1), got beta_start={beta_start} and beta_end={beta_end}")
+        _check_betas(beta_start, beta_end)
         betas = np.linspace(math.sqrt(beta_start), math.sqrt(beta_end), num_timesteps) ** 2
         name = "scaled_linear"
         spec: ScheduleSpec = {"name": name, "num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
@@ -120,8 +120,11 @@ class NoiseSchedule:
         _check_max_beta(max_beta)
         if not 0 <= s < math.inf:
             raise ValueError(f"s must be finite and at least 0, got {s}")
+        step = (math.pi / 2) / (1 + s) / num_timesteps
         u = (np.arange(num_timesteps + 1) / num_timesteps + s) / (1 + s) * (math.pi / 2)
-        q = 2 * np.sin((u[1:] + u[:-1]) / 2) * np.sin((u[1:] - u[:-1]) / 2) / np.cos(u[:-1])
+        # cos(u) as the sine of the angle that is left: u itself is rounded too coarsely where its cosine nears 0.
+        left = np.arange(num_timesteps, 0, -1) * step
+        q = 2 * np.sin((u[1:] + u[:-1]) / 2) * math.sin(step / 2) / np.sin(left)
         spec: ScheduleSpec = {"name": "cosine", "num_timesteps": num_timesteps, "s": s, "max_beta": max_beta}
         return cls._from_betas(np.minimum(q * (2 - q), max_beta), spec)
 
@@ -154,7 +157,9 @@ class NoiseSchedule:
         x = (start + np.arange(num_timesteps + 1) / num_timesteps * (end - start)) / tau
         # x[-1] may miss end/tau by a rounding, which would leave a last beta that is not exactly 1 before the clip.
         x[-1] = end / tau
-        beta = np.sinh((x[1:] - x[:-1]) / 2) * np.cosh(x[-1] / 2) / (np.sinh((x[-1] - x[:-1]) / 2) * np.cosh(x[1:] / 2))
+        half = (end - start) / tau / num_timesteps / 2
+        left = np.arange(num_timesteps, 0, -1) * half
+        beta = np.sinh(half) * np.cosh(x[-1] / 2) / (np.sinh(left) * np.cosh(x[1:] / 2))
         spec: ScheduleSpec = {"name": "sigmoid", "num_timesteps": num_timesteps, "start": start, "end": end, "tau": tau}
         return cls._from_betas(np.minimum(beta, max_beta), {**spec, "max_beta": max_beta})
 
@@ -326,6 +331,10 @@ class NoiseSchedule:
     def __hash__(self) -> int:
         return self._hash
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Through the constructor: a copied array would be writable, and the cached hash is another process's.
+        return partial(type(self), spec=self.spec), (self.signal, self.noise)
+
     @property
     def _key(self) -> tuple[bytes, bytes]:
         return self.signal.tobytes(), self.noise.tobytes()
@@ -373,6 +382,11 @@ def _check_count(num_timesteps: int) -> None:
         raise ValueError(f"num_timesteps must be at least 1, got {num_timesteps}")
 
 
+def _check_betas(beta_start: float, beta_end: float) -> None:
+    if not (0 < beta_start < 1 and 0 < beta_end < 1):
+        raise ValueError(f"betas must lie in (0, 1), got beta_start={beta_start} and beta_end={beta_end}")
+
+
 def _check_max_beta(max_beta: float) -> None:
     if not 0 < max_beta < 1:
         raise ValueError(f"max_beta must lie in (0, 1), got {max_beta}")
@@ -383,10 +397,10 @@ def _running_sum(values: FloatArray) -> FloatArray:
     total, correction = 0.0, 0.0
     sums = np.empty_like(values)
     for i, value in enumerate(values.tolist()):
-        partial = total + value
-        if math.isfinite(partial):
-            correction += (total - partial) + value if abs(total) >= abs(value) else (value - partial) + total
-        total = partial
+        after = total + value
+        if math.isfinite(after):
+            correction += (total - after) + value if abs(total) >= abs(value) else (value - after) + total
+        total = after
         sums[i] = total + correction
     return sums
 

@@ -78,8 +78,9 @@ class Coefficients:
     def gather(self, index: Tensor, x: Tensor) -> Row:
         """The rows of an int64 index of shape () or (B,), as tensors that broadcast with x."""
         table = torch.from_numpy(self.table).to(work_dtype(x)).to(x.device)
-        picked = table[index.to(x.device)].movedim(-1, 0)
-        return _row(list(picked.reshape(picked.shape + (1,) * (x.ndim - 1) * (index.ndim > 0))))
+        # Not table[index]: an index of shape () would be read back by the host.
+        picked = table.index_select(0, index.to(x.device).reshape(-1)).T
+        return _row(list(picked.reshape(picked.shape + (1,) * (x.ndim - 1))))
 
 
 def _row(values: Sequence[Number]) -> Row:

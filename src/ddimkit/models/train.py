@@ -1,9 +1,10 @@
 """The training recipe of the bundled models: ``python -m ddimkit.models.train mnist --data DIR``.
 
-The simplified objective of Ho et al. 2020, eq. 14: the mean square of ``eps - model(x_t, t)`` over images, noise and timesteps, the
-timesteps of a batch stratified. AdamW with warm-up, a constant rate and a linear fall to 0 at the end; gradient clipping;
-an exponential moving average of the weights, which is what is kept. A step's random numbers depend on the seed and the step
-alone, so a run taken up from its checkpoint goes on as if it had not been stopped (on one machine: bit for bit).
+The simplified objective of Ho et al. 2020, eq. 14, for any prediction: the mean square of its target minus ``model(x_t, t)`` over
+images, noise and timesteps, the timesteps of a batch stratified. AdamW with warm-up, a constant rate and a linear fall to 0 at
+the end; gradient clipping; an exponential moving average of the weights, which is what is kept. A step's random numbers depend
+on the seed and the step alone, so a run taken up from its checkpoint goes on as if it had not been stopped (on one machine: bit
+for bit).
 """
 
 import argparse
@@ -22,8 +23,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ddimkit.errors import WeightsError
+from ddimkit.models.bundle import ModelBundle, save_bundle
 from ddimkit.models.data import DatasetName, load_images
-from ddimkit.models.unet import UNet, UNetConfig
+from ddimkit.models.unet import UNet, UNetConfig, channels_last
+from ddimkit.prediction import Prediction, prediction_target
 from ddimkit.schedule import NoiseSchedule
 
 __all__ = ["MNIST_RECIPE", "Recipe", "Trainer", "main", "train"]
@@ -37,6 +40,7 @@ class Recipe:
         dataset: which images.
         unet: the network.
         schedule: the noise schedule.
+        prediction: what the network learns to predict.
         steps: optimiser steps.
         batch_size: images a step.
         learning_rate: AdamW's rate at its height.
@@ -45,6 +49,7 @@ class Recipe:
         weight_decay: AdamW's decoupled weight decay.
         grad_clip: largest norm of the gradient.
         ema_decay: decay of the moving average (smaller in the first steps).
+        clip: how x0_hat of the finished model is to be clipped; training does not use it.
         flip: whether images are mirrored at random.
         seed: of the initial weights and every step.
     """
@@ -52,6 +57,7 @@ class Recipe:
     dataset: DatasetName = "mnist"
     unet: UNetConfig = field(default_factory=UNetConfig)
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule.linear)
+    prediction: Prediction = "epsilon"
     steps: int = 20_000
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -60,6 +66,7 @@ class Recipe:
     weight_decay: float = 0.01
     grad_clip: float = 1.0
     ema_decay: float = 0.9995
+    clip: tuple[float, float] | None = None
     flip: bool = False
     seed: int = 0
 
@@ -78,7 +85,7 @@ class Recipe:
         return {**asdict(replace(self, schedule=None)), "schedule": dict(self.schedule.spec or {})}  # type: ignore[arg-type]
 
 
-MNIST_RECIPE = Recipe(unet=UNetConfig(1, 1, channels=(16, 32, 64), blocks=1, attention_levels=(2,), groups=8))
+MNIST_RECIPE = Recipe(unet=UNetConfig(1, 1, channels=(16, 32, 64), blocks=1, attention_levels=(2,), groups=8), prediction="v")
 """The recipe of the bundled MNIST model."""
 
 _RECIPES = {"mnist": MNIST_RECIPE}
@@ -98,9 +105,7 @@ class Trainer:
             torch.manual_seed(recipe.seed)
             model = UNet(recipe.unet)
         self.recipe, self.images, self.device, self.step, self.loss = recipe, images.to(device), device, 0, math.nan
-        self.model = model.to(device).train()
-        for p in self.model.parameters():
-            p.data = p.data.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p.data
+        self.model = channels_last(model.to(device)).train()
         self.parameters = dict(self.model.named_parameters())
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.optimiser = torch.optim.AdamW(
@@ -128,7 +133,7 @@ class Trainer:
         x = self.recipe.schedule.add_noise(x0, eps, t).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             output = self.model(x, t)
-        loss = F.mse_loss(output.float(), eps)
+        loss = F.mse_loss(output.float(), prediction_target(self.recipe.prediction, self.recipe.schedule, x0, eps, t))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.grad_clip)
@@ -196,8 +201,17 @@ class Trainer:
                     }
                     self.optimiser.state[p] = {"step": torch.tensor(float(self.step), device=self.device), **moments}
 
+    def bundle(self) -> ModelBundle:
+        """The averaged weights as a model, with the run's figures."""
+        model = UNet(self.recipe.unet)
+        model.load_state_dict(self.ema)
+        figures = {"steps": self.step, "loss": self.loss, "recipe": self.recipe.describe(), "images": len(self.images)}
+        shape = tuple(self.images.shape[1:])
+        recipe = self.recipe
+        return ModelBundle(model.eval(), recipe.schedule, shape, recipe.prediction, recipe.clip, recipe.dataset, figures)
+
     def _identity(self) -> dict[str, object]:
-        return {key: value for key, value in self.recipe.describe().items() if key != "steps"}
+        return {key: value for key, value in self.recipe.describe().items() if key not in ("steps", "clip")}
 
 
 def train(
@@ -236,7 +250,9 @@ def train(
             log.write(json.dumps({"step": step, "loss": trainer.loss, "seconds_per_step": seconds}) + "\n")
         if step % save_every == 0 or step == recipe.steps:
             trainer.save(checkpoint)
-    return checkpoint
+    weights = out / f"{recipe.dataset}.safetensors"
+    save_bundle(trainer.bundle(), weights)
+    return weights
 
 
 def main() -> None:

@@ -1,0 +1,89 @@
+"""Every check of the project, ``python -m nox -s NAME``; plain ``python -m nox`` runs those that need no more than minutes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["tests", "lint", "types", "docs", "wheel"]
+nox.options.reuse_venv = "yes"
+# Not uv where there is one: it does not read pip's settings, such as the constraints below.
+nox.options.default_venv_backend = "virtualenv"
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+# A URI, because pip splits the variable at spaces.
+CONSTRAINTS = (ROOT / "tests" / "constraints.txt").as_uri()
+ENVIRONMENT = {
+    "PIP_CONSTRAINT": CONSTRAINTS,
+    # Newer pips take the pins of an isolated build from here only.
+    "PIP_BUILD_CONSTRAINT": CONSTRAINTS,
+    # Else pyright asks the network whether there is a newer one.
+    "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1",
+}
+
+
+def install(session: nox.Session, *requirements: str, groups: Sequence[str] = ()) -> None:
+    """Install requirements and dependency groups in one go, at the pinned versions."""
+    session.env.update(ENVIRONMENT)
+    session.install(*requirements, *nox.project.dependency_groups(PYPROJECT, *groups))
+
+
+@nox.session
+def sweep(session: nox.Session) -> None:
+    """Sample the bundled model over a grid of settings and report; takes the options of ``ddimkit sweep``."""
+    install(session, ".[study]")
+    session.run("python", "-m", "ddimkit", "sweep", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests; takes pytest's options, and ``--slow``."""
+    install(session, ".[study]", groups=["tests"])
+    session.run("pytest", "-rs", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check the source for mistakes and its format."""
+    install(session, groups=["lint"])
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of the package and, against the wheel installed here, of the client project in tests/client."""
+    install(session, ".[study]", groups=["tests", "types"])
+    session.run("mypy")
+    session.run("pyright")
+    session.run("pytest", "tests/test_package.py", "-k", "types")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation and run its examples; warnings are errors."""
+    install(session, ".[study]", groups=["docs"])
+    options = ["-W", "--keep-going", "-n"]
+    session.run("sphinx-build", *options, "-b", "html", "docs", "docs/_build/html")
+    session.run("sphinx-build", *options, "-b", "doctest", "docs", "docs/_build/doctest")
+
+
+@nox.session(reuse_venv=False)
+def wheel(session: nox.Session) -> None:
+    """Build the wheel from the sdist; use it from elsewhere in an environment that holds it and what it declares, no more."""
+    here = Path(session.create_tmp())
+    install(session, "--target", str(here / "tools"), "build")
+    session.run("python", "-m", "build", "--outdir", str(here / "dist"), env={"PYTHONPATH": str(here / "tools")})
+    install(session, *map(str, (here / "dist").glob("*.whl")))
+    with session.chdir(here):
+        session.run("python", "-I", str(ROOT / "tests" / "client" / "smoke.py"))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run scripts of benchmarks/, by default ``sampler_overhead.py``."""
+    install(session, ".[study]", groups=["bench"])
+    for script in session.posargs or ["sampler_overhead.py"]:
+        session.run("python", str(ROOT / "benchmarks" / script))

@@ -1,0 +1,5 @@
+"""``python -m ddimkit``: the command line."""
+
+from ddimkit.cli import main
+
+main()

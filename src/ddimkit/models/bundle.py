@@ -1,0 +1,183 @@
+"""A model with everything a sampler must know of it, and the file format it is kept in.
+
+A file of weights is safetensors, float16, with its network, schedule, prediction, clip, sample shape and training figures as JSON
+in the metadata. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ddimkit.errors import WeightsError
+from ddimkit.loop import Model
+from ddimkit.models.unet import UNet, UNetConfig, channels_last
+from ddimkit.prediction import Clip, DynamicThreshold, Prediction, check_clip, check_prediction
+from ddimkit.schedule import NoiseSchedule
+
+__all__ = ["ModelBundle", "load_bundle", "load_pretrained", "save_bundle"]
+
+P = ParamSpec("P")
+S = TypeVar("S")
+
+_FORMAT = "ddimkit-unet"
+_SCHEMA = "1"
+_WEIGHTS = Path(__file__).parent / "weights"
+_PRETRAINED = {"mnist": "e629d7db7cdbc9f406c65df1c17201634ce33da79b965aaff9d3dd93a54b91b7"}
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A model together with the settings every sampler of it needs.
+
+    Args:
+        model: ``model(x, t)``, x (B, *sample_shape) and t int64 (B,).
+        schedule: the noise schedule it was trained with.
+        sample_shape: shape of one sample, as in (1, 28, 28).
+        prediction: what it predicts.
+        clip: how its x0_hat is to be clipped; None for not at all.
+        name: a short name for reports.
+        figures: whatever is known of its training, as plain JSON values.
+
+    Raises:
+        TypeError: a field of the wrong kind.
+        ValueError: an unknown prediction, a clip or a shape out of range.
+    """
+
+    model: Model
+    schedule: NoiseSchedule
+    sample_shape: tuple[int, ...]
+    prediction: Prediction = "epsilon"
+    clip: Clip = None
+    name: str = "model"
+    figures: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        if not callable(self.model):
+            raise TypeError(f"model must be callable as model(x, t), got {type(self.model).__name__}")
+        if not isinstance(self.schedule, NoiseSchedule):
+            raise TypeError(f"schedule must be a NoiseSchedule, got {type(self.schedule).__name__}")
+        shape = tuple(self.sample_shape)
+        if not all(isinstance(n, int) and n > 0 for n in shape):
+            raise ValueError(f"sample_shape must be ints above 0, as in (1, 28, 28), got {self.sample_shape!r}")
+        object.__setattr__(self, "sample_shape", shape)
+        object.__setattr__(self, "clip", check_clip(self.clip))
+        check_prediction(self.prediction, self.schedule, [0] if self.schedule.num_timesteps > 1 else [])
+
+    def sampler(self, make: Callable[Concatenate[NoiseSchedule, P], S], *args: P.args, **kwargs: P.kwargs) -> S:
+        """A sampler for this model: ``bundle.sampler(DDIMSampler, steps=50)`` fills schedule, prediction and clip.
+
+        Args:
+            make: a sampler class.
+            args: its further positional arguments.
+            kwargs: its keywords; ``prediction`` and ``clip`` given here win.
+        """
+        settings: dict[str, Any] = {"prediction": self.prediction, "clip": self.clip, **kwargs}
+        return make(self.schedule, *args, **settings)
+
+    def weights_sha256(self) -> str | None:
+        """Hash of the model's parameters and buffers, names and bytes; None for a model that is no ``torch.nn.Module``."""
+        if not isinstance(self.model, nn.Module):
+            return None
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(
+                value.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8).numpy().tobytes()
+            )
+        return digest.hexdigest()
+
+
+def save_bundle(bundle: ModelBundle, path: Path) -> str:
+    """Write a bundle whose model is a :class:`UNet`, in float16; returns the file's SHA-256.
+
+    Raises:
+        TypeError: the model is no UNet, or the schedule was not made by a named constructor.
+    """
+    if not isinstance(bundle.model, UNet) or bundle.schedule.spec is None:
+        raise TypeError("only a UNet with a named schedule can be saved")
+    clip = asdict(bundle.clip) if isinstance(bundle.clip, DynamicThreshold) else bundle.clip
+    settings = {
+        "config": asdict(bundle.model.config),
+        "schedule": dict(bundle.schedule.spec),
+        "prediction": bundle.prediction,
+        "clip": clip,
+        "sample_shape": bundle.sample_shape,
+        "name": bundle.name,
+        "figures": bundle.figures,
+    }
+    weights = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in bundle.model.state_dict().items()}
+    save_file(weights, path, {"format": _FORMAT, "schema": _SCHEMA, **{k: json.dumps(v) for k, v in settings.items()}})
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_bundle(path: Path, *, sha256: str | None = None) -> ModelBundle:
+    """Read what :func:`save_bundle` wrote: a UNet in eval mode, float32, on the CPU.
+
+    Args:
+        path: the file.
+        sha256: what the file's hash must be; None to take any.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightsError: another hash, no safetensors file, another format or schema, or weights that do not fit the network.
+    """
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise WeightsError(f"{path} has SHA-256 {found}, not {sha256}: it is damaged or was changed, install it again")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            weights: dict[str, Tensor] = {key: file.get_tensor(key).to(torch.float32) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is no safetensors file ({error}); other formats are never loaded") from error
+    if (metadata.get("format"), metadata.get("schema")) != (_FORMAT, _SCHEMA):
+        raise WeightsError(
+            f"{path} is not of format {_FORMAT}, schema {_SCHEMA}: {metadata.get('format')}, {metadata.get('schema')}"
+        )
+    try:
+        saved = {
+            key: json.loads(metadata[key])
+            for key in ("config", "schedule", "prediction", "clip", "sample_shape", "name", "figures")
+        }
+        model = UNet(UNetConfig(**saved["config"]))
+        model.load_state_dict(weights)
+        clip = DynamicThreshold(**saved["clip"]) if isinstance(saved["clip"], dict) else saved["clip"]
+        schedule, shape = NoiseSchedule.from_spec(saved["schedule"]), tuple(saved["sample_shape"])
+        model = channels_last(model).eval()
+        return ModelBundle(model, schedule, shape, saved["prediction"], clip, saved["name"], saved["figures"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} does not describe a model that this version can build: {error}") from error
+
+
+def load_pretrained(name: str) -> ModelBundle:
+    """A bundled model, from the installed package alone; its hash is checked.
+
+    Args:
+        name: ``"mnist"``.
+
+    Returns:
+        the model in eval mode, float32, on the CPU, with its settings.
+
+    Raises:
+        ValueError: no model has this name.
+        WeightsError: the file is missing, damaged, or not the one this version was released with.
+
+    >>> from ddimkit import DDIMSampler, load_pretrained
+    >>> mnist = load_pretrained("mnist")
+    >>> mnist.sampler(DDIMSampler, steps=10).sample(mnist.model, (2, *mnist.sample_shape), seed=0).shape
+    torch.Size([2, 1, 28, 28])
+    """
+    if name not in _PRETRAINED:
+        raise ValueError(f"the pretrained models are {', '.join(_PRETRAINED)}, got {name!r}")
+    path = _WEIGHTS / f"{name}.safetensors"
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing: install ddimkit again")
+    return load_bundle(path, sha256=_PRETRAINED[name])

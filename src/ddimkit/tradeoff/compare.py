@@ -1,0 +1,80 @@
+"""Two sweeps side by side: of two machines, batch sizes or models."""
+
+from dataclasses import dataclass
+
+from ddimkit.errors import DDIMKitError
+from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
+
+__all__ = ["Comparison", "compare"]
+
+_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two sweeps have in common, and whether their relative speed-ups agree.
+
+    Attributes:
+        pairs: the configurations found in both.
+        differences: what the two were measured on, where it is not the same.
+        finding: the verdict, computed.
+        maintained: whether every pair's speed-ups agree within the tolerance or within their quartiles.
+    """
+
+    pairs: tuple[tuple[ConfigurationResult, ConfigurationResult], ...]
+    differences: tuple[str, ...]
+    finding: str
+    maintained: bool
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """A table: configuration, seconds of both, their ratio, speed-ups of both, their ratio."""
+        return [
+            (
+                a.label,
+                f"{a.total_seconds:.3g}",
+                f"{b.total_seconds:.3g}",
+                f"{a.total_seconds / b.total_seconds:.3g}×",
+                f"{a.speedup:.3g}×",
+                f"{b.speedup:.3g}×",
+                f"{b.speedup / a.speedup:.3f}",
+            )
+            for a, b in self.pairs
+        ]
+
+
+def compare(a: TradeoffCurve, b: TradeoffCurve) -> Comparison:
+    """Compare two curves configuration by configuration.
+
+    Raises:
+        DDIMKitError: they have no configuration in common beside the baseline.
+    """
+    others = {c.key: c for c in b.configurations if not c.baseline}
+    pairs = tuple((c, others[c.key]) for c in a.configurations if not c.baseline and c.key in others)
+    if not pairs:
+        raise DDIMKitError("the two sweeps have no configuration in common: sweep the same steps, etas and samplers")
+    moved = [(x, y) for x, y in pairs if not _agree(x, y)]
+    worst = max(pairs, key=lambda pair: abs(pair[1].speedup / pair[0].speedup - 1))
+    change = worst[1].speedup / worst[0].speedup - 1
+    if not moved:
+        largest = f"over {len(pairs)} configurations the largest change is {change:+.1%} ({worst[0].label})"
+        finding = f"Relative speed-ups are maintained: {largest}."
+    else:
+        named = ", ".join(f"{x.label} {x.speedup:.3g}× against {y.speedup:.3g}×" for x, y in moved)
+        finding = f"Relative speed-ups are not maintained for {len(moved)} of {len(pairs)} configurations: {named}."
+    return Comparison(((a.baseline, b.baseline), *pairs), tuple(_differences(a, b)), finding, not moved)
+
+
+def _agree(x: ConfigurationResult, y: ConfigurationResult) -> bool:
+    overlap = x.speedup_spread.low <= y.speedup_spread.high and y.speedup_spread.low <= x.speedup_spread.high
+    return overlap or abs(y.speedup / x.speedup - 1) <= _TOLERANCE
+
+
+def _differences(a: TradeoffCurve, b: TradeoffCurve) -> list[str]:
+    named = ("model", "machine", "versions", "settings")
+    groups = [(group, getattr(a, group), getattr(b, group)) for group in named]
+    return [
+        f"{group} {key}: {x.get(key)} against {y.get(key)}"
+        for group, x, y in groups
+        for key in {**x, **y}
+        if x.get(key) != y.get(key) and not key.endswith("sha256")
+    ]

@@ -1,0 +1,133 @@
+"""What a curve says, in sentences computed from its numbers; every one can come out either way."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
+
+__all__ = ["PowerFit", "findings", "fit_power"]
+
+_CLOSE = 0.05
+_NOISY = 0.25
+
+
+@dataclass(frozen=True)
+class PowerFit:
+    """The line ``log time = slope · log steps + constant`` through some points, and its R²."""
+
+    slope: float
+    constant: float
+    r_squared: float
+
+    def __call__(self, steps: float) -> float:
+        """Seconds at a number of steps."""
+        return math.exp(self.constant + self.slope * math.log(steps))
+
+
+def fit_power(steps: Sequence[float], seconds: Sequence[float]) -> PowerFit | None:
+    """Least squares through the logarithms; None for fewer than three different step counts."""
+    if len(set(steps)) < 3:
+        return None
+    x, y = np.log(np.asarray(steps)), np.log(np.asarray(seconds))
+    slope, constant = (float(v) for v in np.polyfit(x, y, 1))
+    residual, scatter = float(np.sum((y - slope * x - constant) ** 2)), float(np.sum((y - y.mean()) ** 2))
+    return PowerFit(slope, constant, 1 - residual / scatter if scatter else 0.0)
+
+
+def findings(curve: TradeoffCurve) -> list[str]:
+    """The findings, a sentence or two each, in the order of the report."""
+    said = [_proportional(curve), *_speedups(curve), _overhead(curve), _eta_cost(curve), _memory(curve), _noise(curve)]
+    return [s for s in said if s is not None]
+
+
+def main_line(curve: TradeoffCurve) -> list[ConfigurationResult]:
+    """The configurations that charts draw a line through: the first sampler's at its smallest eta, by falling steps."""
+    others = [c for c in curve.configurations if not c.baseline]
+    if not others:
+        return []
+    name = others[0].sampler
+    etas = [c.eta for c in others if c.sampler == name and c.eta is not None]
+    return curve.select(sampler=name, eta=min(etas) if etas else None)
+
+
+def _proportional(curve: TradeoffCurve) -> str | None:
+    line = main_line(curve)
+    fit = fit_power([c.nfe for c in line], [c.total_seconds for c in line])
+    if fit is None:
+        return None
+    verdict = "in proportion to" if abs(fit.slope - 1) <= _CLOSE else "faster than" if fit.slope > 1 else "more slowly than"
+    name = line[0].sampler.removesuffix("Sampler")
+    slope = f"the fitted slope on log-log axes is {fit.slope:.3f} (R² {fit.r_squared:.4f})"
+    return f"{name}'s time grows {verdict} the number of steps: {slope}."
+
+
+def _speedups(curve: TradeoffCurve) -> list[str]:
+    line, base = main_line(curve), curve.baseline
+    if not line:
+        return []
+    parts = [f"{c.speedup:.1f}× at {c.steps}" for c in line]
+    off = [c for c in line if abs(c.speedup * c.nfe / base.nfe - 1) > 2 * _CLOSE]
+    name = line[0].sampler.removesuffix("Sampler")
+    first = f"Speed-up of {name} over {base.label}: {', '.join(parts)} steps."
+    if not off:
+        return [f"{first} Each is within {2 * _CLOSE:.0%} of the ratio of their model calls."]
+    named = ", ".join(f"{c.steps} steps: {c.speedup:.1f}× where the calls alone give {base.nfe / c.nfe:.1f}×" for c in off)
+    return [f"{first} Not explained by the model calls alone ({2 * _CLOSE:.0%} tolerance): {named}."]
+
+
+def _overhead(curve: TradeoffCurve) -> str:
+    shares = {c.label: c.sampler_overhead_seconds / c.total_seconds for c in curve.configurations}
+    worst = max(shares, key=lambda name: shares[name])
+    verdict = "Nearly all time is the model's" if shares[worst] <= 0.02 else "The sampler itself takes a share of the time"
+    return f"{verdict}: its overhead is at most {shares[worst]:.2%} of a run ({worst})."
+
+
+def _eta_cost(curve: TradeoffCurve) -> str | None:
+    pairs = [
+        (c, plain)
+        for c in curve.configurations
+        if not c.baseline and c.eta
+        for plain in curve.configurations
+        if not plain.baseline and plain.eta == 0 and (plain.sampler, plain.steps) == (c.sampler, c.steps)
+    ]
+    if not pairs:
+        return None
+    dearer = [
+        (c, plain)
+        for c, plain in pairs
+        if c.total_seconds_spread.low > plain.total_seconds_spread.high and c.total_seconds > plain.total_seconds * (1 + _CLOSE)
+    ]
+    ratio = float(np.median([c.total_seconds / plain.total_seconds for c, plain in pairs]))
+    if not dearer:
+        return f"Noise (eta above 0) costs no time that these runs can tell from chance: the median ratio to eta 0 is {ratio:.3f}."
+    named = ", ".join(f"{c.label} {c.total_seconds / plain.total_seconds:.2f}×" for c, plain in dearer)
+    return f"Noise (eta above 0) costs time: the median ratio to eta 0 is {ratio:.3f}; clearly dearer: {named}."
+
+
+def _memory(curve: TradeoffCurve) -> str | None:
+    known = {c.label: c.peak_memory_bytes for c in curve.configurations if c.peak_memory_bytes is not None}
+    if not known:
+        return f"Peak memory could not be measured: {curve.configurations[0].peak_memory_note}."
+    low, high = min(known.values()), max(known.values())
+    if high <= low * (1 + _CLOSE):
+        return f"Peak memory does not depend on the configuration: {high / 2**20:.1f} MiB beyond the weights."
+    most = max(known, key=lambda name: known[name])
+    span = f"{low / 2**20:.1f} to {high / 2**20:.1f} MiB"
+    return f"Peak memory differs between configurations: {span} beyond the weights, most for {most}."
+
+
+def _noise(curve: TradeoffCurve) -> str | None:
+    wide = [
+        c.label
+        for c in curve.configurations
+        if c.total_seconds_spread.high - c.total_seconds_spread.low > _NOISY * c.total_seconds and c.total_seconds_spread.runs > 1
+    ]
+    if not wide:
+        return f"The machine was steady: no configuration's quartiles are further apart than {_NOISY:.0%} of its time."
+    named = ", ".join(wide)
+    return (
+        f"The machine was not steady: quartiles further apart than {_NOISY:.0%} of the time for {named}. Trust ratios, not seconds."
+    )

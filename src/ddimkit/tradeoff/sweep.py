@@ -1,0 +1,273 @@
+"""The step-count sweep: time a model's samplers at many step counts against 1000-step DDPM.
+
+The work is a list of small units, one configuration in one round. Configurations are interleaved, in an order rotated from round
+to round; those of more than :data:`LONG` steps run in the first round only. The baseline is walked whole once, and its first rows
+again in every round: each speed-up compares times of the same round, so that a machine that slows down for a while slows both.
+Long runs are compared by the median pace of their tenths.
+Every finished unit is kept in the output folder, and a later call goes on from there.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ddimkit.errors import DDIMKitError
+from ddimkit.models.bundle import ModelBundle
+from ddimkit.samplers import DDIMSampler, DDPMSampler
+from ddimkit.sampling import PlanSampler
+from ddimkit.tradeoff.results import ConfigurationResult, Spread, TradeoffCurve, label
+from ddimkit.tradeoff.timing import describe_machine, first_rows, measure_overhead, measure_peak_memory, time_run, versions
+
+__all__ = ["LONG", "Progress", "SamplerMaker", "forget", "sweep"]
+
+SamplerMaker = Callable[..., PlanSampler]
+"""A sampler class, or any function of its schedule and keywords."""
+
+Progress = Callable[[int, int, str], None]
+"""Called as ``progress(done, total, what)``, both counted in model calls."""
+
+LONG = 100
+"""Configurations of more steps are run once; the baseline's first so many rows are run in every round."""
+
+_STATE = "progress.json"
+_SAMPLES = "samples.npz"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A sampler to be measured."""
+
+    sampler: PlanSampler
+    name: str
+    steps: int
+    eta: float | None
+    baseline: bool = False
+
+    @property
+    def label(self) -> str:
+        """Its name in results and files."""
+        return label(self.name, self.steps, self.eta)
+
+
+@dataclass
+class _Measured:
+    """What the units done so far have found, by the configuration's label; kept as JSON and images in a folder."""
+
+    fingerprint: str
+    folder: Path | None
+    seconds: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    tenths: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    reference: dict[str, float] = field(default_factory=dict[str, float])
+    extras: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    samples: dict[str, NDArray[np.float32]] = field(default_factory=dict[str, NDArray[np.float32]])
+
+    def save(self) -> None:
+        if self.folder is None:
+            return
+        state = {key: value for key, value in vars(self).items() if key not in ("folder", "samples")}
+        partial = self.folder / (_STATE + ".partial")
+        partial.write_text(json.dumps(state))
+        np.savez_compressed(self.folder / "samples.partial.npz", **self.samples)  # type: ignore[arg-type]
+        (self.folder / "samples.partial.npz").replace(self.folder / _SAMPLES)
+        partial.replace(self.folder / _STATE)
+
+    @classmethod
+    def load(cls, fingerprint: str, folder: Path | None) -> "_Measured":
+        fresh = cls(fingerprint, folder)
+        if folder is None:
+            return fresh
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / _STATE).exists():
+            return fresh
+        try:
+            state = json.loads((folder / _STATE).read_text())
+            with np.load(folder / _SAMPLES, allow_pickle=False) as images:
+                samples = {key: images[key] for key in images.files}
+            found = cls(folder=folder, samples=samples, **state)
+        except (OSError, TypeError, ValueError) as error:
+            raise DDIMKitError(f"{folder} holds a damaged sweep ({error}): remove it, or choose another folder") from error
+        if found.fingerprint != fingerprint:
+            raise DDIMKitError(
+                f"{folder} holds a sweep of another model, machine or other settings: choose another folder, or remove it"
+            )
+        return found
+
+
+def forget(folder: Path) -> None:
+    """Remove what an unfinished or finished sweep keeps in a folder to go on from; results and pictures stay."""
+    for name in (_STATE, _SAMPLES):
+        (folder / name).unlink(missing_ok=True)
+
+
+def configurations(
+    bundle: ModelBundle,
+    steps: Iterable[int],
+    etas: Iterable[float],
+    samplers: Iterable[SamplerMaker],
+    eta_max_steps: int | None = None,
+) -> list[Configuration]:
+    """Every sampler at every step count and eta, the baseline first.
+
+    Raises:
+        ValueError: a setting a sampler does not take, or the same configuration twice.
+    """
+    total = bundle.schedule.num_timesteps
+    made = [Configuration(bundle.sampler(DDPMSampler, steps=total), "DDPMSampler", total, 1.0, baseline=True)]
+    for make in samplers:
+        name = getattr(make, "__name__", type(make).__name__)
+        takes_eta = "eta" in inspect.signature(make).parameters
+        for eta in etas if takes_eta else (None,):
+            for count in steps:
+                if eta and eta_max_steps is not None and count > eta_max_steps:
+                    continue
+                keywords: dict[str, Any] = {} if eta is None else {"eta": eta}
+                sampler = bundle.sampler(make, steps=count, **keywords)
+                made.append(Configuration(sampler, name, count, 1.0 if make is DDPMSampler else eta))
+    labels = [c.label for c in made[1:]]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"a configuration is asked for twice: {sorted(labels)}")
+    return made[:1] + [c for c in made[1:] if c.label != made[0].label]
+
+
+def sweep(
+    bundle: ModelBundle,
+    *,
+    steps: Sequence[int] = (10, 20, 50, 100),
+    etas: Sequence[float] = (0.0,),
+    samplers: Sequence[SamplerMaker] = (DDIMSampler,),
+    seeds: Sequence[int] = range(16),
+    rounds: int = 3,
+    eta_max_steps: int | None = None,
+    device: torch.device | str | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> TradeoffCurve:
+    """Measure samplers at many step counts against DDPM over all timesteps, all from the same noise.
+
+    Args:
+        bundle: the model; its module is moved to ``device``.
+        steps: step counts of every sampler.
+        etas: values of eta, for samplers that take one.
+        samplers: sampler classes, or functions of a schedule and keywords that return a sampler.
+        seeds: one a sample; the batch is all of them at once.
+        rounds: how often configurations of up to 100 steps are run; longer ones run once.
+        eta_max_steps: etas above 0 are run up to this number of steps only; None for no limit.
+        device: where; CUDA if there is one by default.
+        out: folder that keeps finished work; a call with the same arguments goes on there. None keeps nothing.
+        progress: called as work goes on with (model calls done, in all, what runs now).
+
+    Returns:
+        the curve, its ``samples`` included.
+
+    Raises:
+        ValueError: a step count or eta out of range, no seeds, fewer than one round.
+        DDIMKitError: ``out`` holds a sweep of something else, or a damaged one.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    seeds = tuple(seeds)
+    if not seeds or rounds < 1 or not steps:
+        raise ValueError(f"a sweep needs seeds, steps and rounds, got {len(seeds)} seeds, steps {tuple(steps)} and {rounds} rounds")
+    made = configurations(bundle, steps, etas, samplers, eta_max_steps)
+    if isinstance(bundle.model, torch.nn.Module):
+        bundle.model.to(device)
+    machine, settings = describe_machine(device), {"device": str(device), "batch": len(seeds), "dtype": "float32", "rounds": rounds}
+    model = {
+        "name": bundle.name,
+        "weights_sha256": bundle.weights_sha256(),
+        "schedule_sha256": bundle.schedule.sha256,
+        "sample_shape": list(bundle.sample_shape),
+    }
+    identity = [model, machine, versions(), settings, list(seeds), [(c.label, list(c.sampler.timesteps)) for c in made]]
+    measured = _Measured.load(hashlib.sha256(json.dumps(identity).encode()).hexdigest(), out)
+    _measure(measured, made, bundle, seeds, rounds, device, progress or _silent)
+    results = tuple(_result(c, measured, seeds, made[0]) for c in made)
+    return TradeoffCurve(model, machine, versions(), settings, results, measured.samples)
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    del done, total, what
+
+
+def _measure(
+    measured: _Measured,
+    made: list[Configuration],
+    bundle: ModelBundle,
+    seeds: tuple[int, ...],
+    rounds: int,
+    device: torch.device,
+    progress: Progress,
+) -> None:
+    """Do every unit that is not done yet."""
+    base, others = made[0], made[1:]
+    opening = Configuration(first_rows(base.sampler, LONG), base.name, LONG, None)
+    units: list[tuple[int, Configuration]] = [(0, base)]
+    for r in range(rounds):
+        turn = others[r * len(others) // rounds :] + others[: r * len(others) // rounds]
+        units += [(r, opening), *((r, c) for c in turn if r == 0 or c.steps <= LONG)]
+    total, done = sum(c.sampler.nfe for _, c in units), 0
+    warm = False
+    for r, c in units:
+        what = f"first {c.sampler.nfe} rows of {base.label}" if c is opening else c.label
+        progress(done, total, f"round {r + 1}/{rounds}: {what}")
+        book = measured.reference if c is opening else measured.seconds.setdefault(c.label, {})
+        if str(r) not in book:
+            if not warm:
+                time_run(first_rows(base.sampler, 3), bundle, seeds, device)
+                warm = True
+            run = time_run(c.sampler, bundle, seeds, device)
+            book[str(r)] = run.seconds
+            if c is base or (c is not opening and c.steps > LONG):
+                measured.tenths[c.label] = list(run.tenths)
+            if c is not opening and c.label not in measured.samples:
+                measured.samples[c.label] = run.samples.numpy()
+                measured.extras[c.label] = _extras(c, bundle, seeds, device)
+            measured.save()
+        done += c.sampler.nfe
+    progress(total, total, "done")
+
+
+def _extras(c: Configuration, bundle: ModelBundle, seeds: tuple[int, ...], device: torch.device) -> dict[str, Any]:
+    peak, note = measure_peak_memory(c.sampler, bundle, seeds, device)
+    overhead = measure_overhead(c.sampler, bundle, seeds, device)
+    return {"sampler_overhead_seconds": overhead, "peak_memory_bytes": peak, "peak_memory_note": note}
+
+
+def _result(c: Configuration, measured: _Measured, seeds: tuple[int, ...], base: Configuration) -> ConfigurationResult:
+    times, tenths = measured.seconds[c.label], measured.tenths.get(c.label)
+    total = median(times.values())
+    if tenths is not None:
+        # One run each: their usual paces are compared, so that one slow spell of the machine in either does not decide.
+        spread, whole = Spread.of(tenths, "tenths of one run"), median(measured.tenths[base.label])
+        speedup = whole / median(tenths)
+        speedup_spread = Spread(whole / spread.high, whole / spread.low, spread.runs, spread.over)
+    else:
+        spread = Spread.of(list(times.values()), "rounds")
+        pace = base.sampler.nfe / min(LONG, base.sampler.nfe)
+        speedups = [measured.reference[r] * pace / seconds for r, seconds in times.items()]
+        speedup, speedup_spread = median(speedups), Spread.of(speedups, "rounds")
+    return ConfigurationResult(
+        sampler=c.name,
+        steps=c.steps,
+        eta=c.eta,
+        baseline=c.baseline,
+        timesteps=tuple(c.sampler.timesteps),
+        seeds=seeds,
+        nfe=c.sampler.nfe,
+        total_seconds=total,
+        total_seconds_spread=spread,
+        per_sample_seconds=total / len(seeds),
+        speedup=speedup,
+        speedup_spread=speedup_spread,
+        quality=None,
+        record=c.sampler.record((len(seeds), *measured.samples[c.label].shape[1:]), seed=seeds),
+        **measured.extras[c.label],
+    )

@@ -1,0 +1,74 @@
+"""Hypothesis strategies that several test files share: schedules, timestep lists, seeds.
+
+`alpha_bar_lists` draws what a user may hand to `NoiseSchedule.from_alpha_bars`, so that a test can give the same floats to
+the oracle. Neighbours are at least 0.01 apart in log-SNR and none is within 3e-5 of 1: closer ones are legal but leave the
+papers' printed formulas few digits.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+from hypothesis import strategies as st
+
+from ddimkit import NoiseSchedule
+from ddimkit.timesteps import Spacing
+
+# Every spacing that gives exactly as many timesteps as it is asked for.
+SPACINGS: tuple[Spacing, ...] = ("trailing", "leading", "linspace", "quadratic", "log_snr")
+
+# Every built-in constructor, as a function of the number of timesteps alone.
+BUILT_IN: dict[str, Callable[[int], NoiseSchedule]] = {
+    "linear": NoiseSchedule.linear,
+    "scaled_linear": NoiseSchedule.scaled_linear,
+    "cosine": NoiseSchedule.cosine,
+    "sigmoid": NoiseSchedule.sigmoid,
+    "rectified_flow": NoiseSchedule.rectified_flow,
+}
+
+SEEDS = st.integers(0, 2**63 - 1)
+
+
+def _falling(log_snr: float, gaps: Sequence[float], ends_at_zero: bool) -> list[float]:
+    """Alpha_bars whose log-SNR starts at log_snr and falls by each gap in turn."""
+    levels = [log_snr]
+    for gap in gaps:
+        levels.append(levels[-1] - gap)
+    alpha_bars = [1 / (1 + math.exp(-level)) for level in levels]
+    return [*alpha_bars, 0.0] if ends_at_zero else alpha_bars
+
+
+def alpha_bar_lists(min_size: int = 1, max_size: int = 24, zero_terminal: bool | None = None) -> st.SearchStrategy[list[float]]:
+    """Strictly falling alpha_bars in (0, 1); zero_terminal: whether the last is 0, None for either."""
+    ends = st.booleans() if zero_terminal is None else st.just(zero_terminal)
+
+    def of_size(size: int) -> st.SearchStrategy[list[float]]:
+        gaps = st.lists(st.floats(0.01, 1.5), min_size=size - 1, max_size=size - 1)
+        shorter = st.lists(st.floats(0.01, 1.5), min_size=max(size - 2, 0), max_size=max(size - 2, 0))
+        start = st.floats(-3, 10)
+        with_end = ends if size > 1 else st.just(False)
+        return with_end.flatmap(lambda end: st.builds(_falling, start, shorter if end else gaps, st.just(end)))
+
+    return st.integers(min_size, max_size).flatmap(of_size)
+
+
+def schedules(min_size: int = 1, max_size: int = 24, zero_terminal: bool | None = False) -> st.SearchStrategy[NoiseSchedule]:
+    """Schedules of arbitrary strictly falling alpha_bars; by default none ends at 0, so that any prediction is allowed."""
+    return alpha_bar_lists(min_size, max_size, zero_terminal).map(NoiseSchedule.from_alpha_bars)
+
+
+def built_in_schedules(min_size: int = 1, max_size: int = 200) -> st.SearchStrategy[NoiseSchedule]:
+    """The schedules of every constructor, rectified flow (which ends at signal 0) among them."""
+    return st.builds(lambda make, T: make(T), st.sampled_from(list(BUILT_IN.values())), st.integers(min_size, max_size))
+
+
+def timesteps(T: int, min_size: int = 1, max_size: int | None = None) -> st.SearchStrategy[tuple[int, ...]]:
+    """Strictly descending timesteps of a schedule of T."""
+    numbers = st.sets(st.integers(0, T - 1), min_size=min(min_size, T), max_size=min(max_size or T, T))
+    return numbers.map(lambda chosen: tuple(sorted(chosen, reverse=True)))
+
+
+@st.composite
+def walks(draw: st.DrawFn, max_size: int = 24, zero_terminal: bool | None = None) -> tuple[list[float], tuple[int, ...]]:
+    """Alpha_bars and a timestep list of them."""
+    alpha_bars = draw(alpha_bar_lists(max_size=max_size, zero_terminal=zero_terminal))
+    return alpha_bars, draw(timesteps(len(alpha_bars)))

@@ -1,0 +1,402 @@
+"""Every sampler through the conformance kit, and the kit through samplers that are broken on purpose, check by check."""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ddimkit import DDIMSampler, DDPMSampler, DynamicThreshold, NoiseSchedule, Plan, PlanSampler, SamplerState
+from ddimkit.testing import SamplerConformance
+from plugins import AdamsBashforth2
+
+Maker = Callable[..., PlanSampler]
+
+
+def of(kind: type[PlanSampler], **settings: Any) -> Maker:
+    return lambda schedule, **keywords: kind(schedule, **settings, **keywords)
+
+
+def bare(make: Maker) -> Maker:
+    return lambda schedule, **keywords: PlanSampler.from_plan(schedule, make(schedule, **keywords).plan())
+
+
+def conformance(make: Maker, schedule: NoiseSchedule = SamplerConformance.schedule) -> type[SamplerConformance]:
+    """The kit, as a plug-in's author would inherit it, for what `make` makes."""
+    default = schedule
+
+    class Kit(SamplerConformance):
+        schedule = default
+
+        def make(self, schedule: NoiseSchedule, *, steps: int | None = None, timesteps: Sequence[int] = ()) -> PlanSampler:
+            return make(schedule, steps=steps, timesteps=tuple(timesteps))
+
+    return Kit
+
+
+TestDDIM = conformance(of(DDIMSampler))
+TestDDIMSomeNoise = conformance(of(DDIMSampler, eta=0.3))
+TestDDIMFullNoise = conformance(of(DDIMSampler, eta=1.0))
+TestDDIMClipped = conformance(of(DDIMSampler, eta=0.5, clip=(-1, 1)))
+TestDDIMThreshold = conformance(of(DDIMSampler, clip=DynamicThreshold(quantile=0.9)))
+TestDDIMFromV = conformance(of(DDIMSampler, prediction="v"))
+TestDDIMFromX0 = conformance(of(DDIMSampler, prediction="x0"))
+TestDDIMFromFlow = conformance(of(DDIMSampler, prediction="flow", eta=0.7), NoiseSchedule.rectified_flow())
+TestDDPMSmall = conformance(of(DDPMSampler, variance="fixed_small"))
+TestDDPMLarge = conformance(of(DDPMSampler, variance="fixed_large"))
+TestDDPMLearned = conformance(of(DDPMSampler, variance="learned_range", prediction="v"))
+TestAdamsBashforth = conformance(of(AdamsBashforth2))
+TestAdamsBashforthFromV = conformance(of(AdamsBashforth2, prediction="v"))
+TestBarePlan = conformance(bare(of(DDIMSampler, eta=0.5)))
+
+
+# From here on: samplers that the kit must refuse. Each breaks one thing.
+
+
+@dataclass(frozen=True)
+class Altered(DDIMSampler):
+    """DDIM whose table a function has altered."""
+
+    change: Callable[[Plan, NoiseSchedule], Plan] = field(kw_only=True)
+
+    def plan(self) -> Plan:
+        return self.change(super().plan(), self.schedule)
+
+
+def table(plan: Plan, **arrays: Any) -> Plan:
+    return Plan(**{**{name: getattr(plan, name) for name in ("t", "t_next", "a", "b", "c")}, **arrays})
+
+
+def loses_signal(plan: Plan, schedule: NoiseSchedule) -> Plan:
+    return table(plan, b=np.append(plan.b[:-1] * (1 + 1e-9), [[1.0]], axis=0))
+
+
+def loses_noise(plan: Plan, schedule: NoiseSchedule) -> Plan:
+    a = np.append(plan.a[:-1] * (1 - 1e-9), 0.0)
+    return table(plan, a=a, b=plan.b[:, 0] + (plan.a - a) * schedule.signal[list(plan.t)])
+
+
+def noisy_to_the_end(plan: Plan, schedule: NoiseSchedule) -> Plan:
+    return table(plan, c=np.append(plan.c[:-1], 0.01))
+
+
+def last_row_keeps_x(plan: Plan, schedule: NoiseSchedule) -> Plan:
+    s = schedule.signal[plan.t[-1]]
+    return table(plan, a=np.append(plan.a[:-1], 1e-16), b=np.append(plan.b[:-1, 0], 1 - 1e-16 * s))
+
+
+def next_by_a_stride(plan: Plan, schedule: NoiseSchedule) -> Plan:
+    stride = schedule.num_timesteps // len(plan)
+    return table(plan, t_next=(*(max(t - stride, 0) for t in plan.t[:-1]), None))
+
+
+def forgets_a_timestep(plan: Plan, schedule: NoiseSchedule) -> Plan:
+    if len(plan) < 3:
+        return plan
+    return DDIMSampler(schedule, timesteps=[plan.t[0], *plan.t[2:]]).plan()
+
+
+def reads_before_the_start(plan: Plan, schedule: NoiseSchedule) -> Plan:
+    b = np.repeat(plan.b / 2, 2, axis=1)
+    b[-1] = (1.0, 0.0)
+    return table(plan, b=b)
+
+
+@dataclass(frozen=True)
+class BlindToInfinity(AdamsBashforth2):
+    """Divides by an infinite step as if it were finite, and puts a number where that fails."""
+
+    def plan(self) -> Plan:
+        plan = super().plan()
+        b = plan.b.copy()
+        if self.schedule.signal[plan.t[0]] == 0 and len(plan) > 2:
+            b[1] += (0.1, 0.0)
+        return Plan(plan.t, plan.t_next, plan.a, b, plan.c)
+
+
+@dataclass(frozen=True)
+class AcceptsZeroSNR(DDIMSampler):
+    def __post_init__(self) -> None:
+        if self.timesteps == () or self.schedule.signal[self.timesteps[0]] > 0:
+            super().__post_init__()
+
+
+@dataclass(frozen=True)
+class WrongNfe(DDIMSampler):
+    @property
+    def nfe(self) -> int:
+        return len(self.timesteps) + 1
+
+
+@dataclass(frozen=True)
+class Wrapped(DDIMSampler):
+    """DDIM whose `sample` does something more."""
+
+    def sample(self, model: Any, shape: Any = None, **keywords: Any) -> Tensor:
+        return super().sample(model, shape, **keywords)
+
+
+@dataclass(frozen=True)
+class CallsOnceMore(Wrapped):
+    def sample(self, model: Any, shape: Any = None, **keywords: Any) -> Tensor:
+        x = super().sample(model, shape, **keywords)
+        model(x, torch.zeros(len(x), dtype=torch.int64))
+        return x
+
+
+@dataclass(frozen=True)
+class FloatTimes(Wrapped):
+    def sample(self, model: Any, shape: Any = None, **keywords: Any) -> Tensor:
+        return super().sample(lambda x, t: model(x, t.float()), shape, **keywords)
+
+
+@dataclass(frozen=True)
+class OneTimeForAll(Wrapped):
+    def sample(self, model: Any, shape: Any = None, **keywords: Any) -> Tensor:
+        return super().sample(lambda x, t: model(x, t[:1]), shape, **keywords)
+
+
+@dataclass(frozen=True)
+class AsksTooMuchNoise(Wrapped):
+    def sample(self, model: Any, shape: Any = None, **keywords: Any) -> Tensor:
+        x = super().sample(model, shape, **keywords)
+        keywords["noise_fn"](self.nfe - 1, x)
+        return x
+
+
+@dataclass(frozen=True)
+class Widens(Wrapped):
+    def sample(self, model: Any, shape: Any = None, *, dtype: Any = None, **keywords: Any) -> Tensor:
+        return super().sample(model, shape, dtype=torch.float32, **keywords).to(dtype)
+
+
+@dataclass(frozen=True)
+class ImagesOnly(Wrapped):
+    def sample(self, model: Any, shape: Any = None, *, x_T: Any = None, **keywords: Any) -> Tensor:
+        batch, channels, height, width = shape or x_T.shape
+        return super().sample(model, (batch, channels, height, width), x_T=x_T, **keywords)
+
+
+@dataclass(frozen=True)
+class WritesIntoItsInput(Wrapped):
+    def sample(self, model: Any, shape: Any = None, *, x_T: Any = None, **keywords: Any) -> Tensor:
+        return x_T.copy_(super().sample(model, shape, x_T=x_T, **keywords))
+
+
+@dataclass(frozen=True)
+class OneSeedForAll(Wrapped):
+    def sample(self, model: Any, shape: Any = None, *, seed: Any = None, **keywords: Any) -> Tensor:
+        return super().sample(model, shape, generator=torch.Generator().manual_seed(np.ravel(seed)[0].item()), **keywords)
+
+
+@dataclass(frozen=True)
+class CentresTheBatch(Wrapped):
+    def sample(self, model: Any, shape: Any = None, **keywords: Any) -> Tensor:
+        x = super().sample(model, shape, **keywords)
+        return x - x.mean()
+
+
+CALLS = itertools.count()
+
+
+@dataclass(frozen=True)
+class CountsItsCalls(Wrapped):
+    def sample(self, model: Any, shape: Any = None, **keywords: Any) -> Tensor:
+        return super().sample(model, shape, **keywords) + next(CALLS)
+
+
+@dataclass(frozen=True)
+class PolishesTheResult(Wrapped):
+    def sample(self, model: Any, shape: Any = None, **keywords: Any) -> Tensor:
+        return super().sample(model, shape, **keywords) * 1.01
+
+
+@dataclass(frozen=True, eq=False)
+class EqualOnlyToItself(DDIMSampler):
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+@dataclass(frozen=True)
+class NoHash(DDIMSampler):
+    extra: list[int] = field(default_factory=list, kw_only=True)
+
+
+@dataclass(frozen=True)
+class NoPickle(DDIMSampler):
+    extra: Callable[[], None] = field(default=lambda: None, kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class EqualToAll(DDIMSampler):
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class ForgetsHistory(AdamsBashforth2):
+    def iterate(self, model: Any, shape: Any = None, *, resume: Any = None, **keywords: Any) -> Iterator[SamplerState]:
+        return super().iterate(model, shape, resume=resume and replace(resume, history=()), **keywords)
+
+
+@dataclass(frozen=True)
+class NumbersRowsAnew(Wrapped):
+    def sample(self, model: Any, shape: Any = None, *, start_at: int = 0, **keywords: Any) -> Tensor:
+        rest = DDIMSampler(self.schedule, timesteps=tuple(self.timesteps)[start_at:], eta=self.eta)
+        return rest.sample(model, shape, **keywords)
+
+
+@dataclass(frozen=True)
+class DisturbedByLooking(Wrapped):
+    def sample(self, model: Any, shape: Any = None, *, callback: Any = None, **keywords: Any) -> Tensor:
+        return super().sample(model, shape, callback=callback, **keywords) + (callback is not None)
+
+
+@dataclass(frozen=True)
+class MiscountsStates(DDIMSampler):
+    def iterate(self, model: Any, shape: Any = None, **keywords: Any) -> Iterator[SamplerState]:
+        return iter([replace(s, x=s.x + 1e-3) for s in super().iterate(model, shape, **keywords)])
+
+
+@dataclass(frozen=True)
+class OtherStep(DDIMSampler):
+    def step(self, x_t: Tensor, model_output: Tensor, index: Any, **keywords: Any) -> Tensor:
+        return super().step(x_t, model_output, index, **keywords) * (1 + 1e-6)
+
+
+@dataclass(frozen=True)
+class OtherX0(DDIMSampler):
+    def predict_x0(self, x_t: Tensor, model_output: Tensor, index: Any) -> Tensor:
+        return super().predict_x0(x_t, model_output, index) * (1 + 1e-6)
+
+
+@dataclass(frozen=True)
+class DependsOnThread(Wrapped):
+    def sample(self, model: Any, shape: Any = None, **keywords: Any) -> Tensor:
+        return super().sample(model, shape, **keywords) + (threading.current_thread() is not threading.main_thread())
+
+
+@dataclass(frozen=True)
+class DrawsFromTorch(DDIMSampler):
+    def plan(self) -> Plan:
+        torch.rand(1)
+        return super().plan()
+
+
+@dataclass(frozen=True)
+class DrawsFromNumpy(DDIMSampler):
+    def plan(self) -> Plan:
+        np.random.rand(1)  # noqa: NPY002  # the global state is meant
+        return super().plan()
+
+
+@dataclass(frozen=True)
+class LeavesGradOff(Wrapped):
+    def sample(self, model: Any, shape: Any = None, **keywords: Any) -> Tensor:
+        torch.set_grad_enabled(False)
+        return super().sample(model, shape, **keywords)
+
+
+@dataclass(frozen=True)
+class NoJSON(DDIMSampler):
+    extra: frozenset[int] = field(default=frozenset(), kw_only=True)
+
+
+@dataclass(frozen=True)
+class RecordsNothing(DDIMSampler):
+    def record(self, shape: Any = None, **keywords: Any) -> dict[str, Any]:
+        return {**super().record(shape, **keywords), "nfe": 0}
+
+
+@dataclass(frozen=True)
+class GoesThroughFloat64(Wrapped):
+    def sample(self, model: Any, shape: Any = None, **keywords: Any) -> Tensor:
+        return super().sample(model, shape, **keywords).double().float()
+
+
+def altered(change: Callable[[Plan, NoiseSchedule], Plan], **settings: Any) -> Maker:
+    return lambda schedule, **keywords: Altered(schedule, change=change, **settings, **keywords)
+
+
+REFUSED: list[tuple[str, Maker, type[Exception]]] = [
+    ("test_plan_of_every_list", altered(loses_signal), AssertionError),
+    ("test_plan_of_every_list", altered(loses_noise), AssertionError),
+    ("test_plan_of_every_list", altered(noisy_to_the_end), AssertionError),
+    ("test_plan_of_every_list", altered(last_row_keeps_x), AssertionError),
+    ("test_plan_of_every_list", altered(next_by_a_stride), AssertionError),
+    ("test_plan_of_every_list", altered(forgets_a_timestep), AssertionError),
+    ("test_plan_of_every_list", altered(reads_before_the_start), AssertionError),
+    ("test_plan_from_zero_snr", of(BlindToInfinity, prediction="v"), AssertionError),
+    ("test_plan_from_zero_snr", of(AcceptsZeroSNR), pytest.fail.Exception),
+    ("test_steps", of(WrongNfe), AssertionError),
+    ("test_steps", of(CallsOnceMore), AssertionError),
+    ("test_model_sees_the_plans_times", of(FloatTimes), AssertionError),
+    ("test_model_sees_the_plans_times", of(OneTimeForAll), AssertionError),
+    ("test_noise_is_asked_only_where_it_is_added", of(AsksTooMuchNoise), AssertionError),
+    ("test_noise_is_asked_only_where_it_is_added", of(AsksTooMuchNoise, eta=1.0), AssertionError),
+    ("test_dtype_is_kept", of(Widens), AssertionError),
+    ("test_shapes", of(ImagesOnly), ValueError),
+    ("test_shapes", of(WritesIntoItsInput), AssertionError),
+    ("test_batch_split_changes_nothing", of(OneSeedForAll), AssertionError),
+    ("test_batch_split_changes_nothing", of(CentresTheBatch), AssertionError),
+    ("test_same_seed_same_sample", of(CountsItsCalls), AssertionError),
+    ("test_result_is_the_last_x0", of(PolishesTheResult), AssertionError),
+    ("test_result_is_the_last_x0", altered(last_row_keeps_x), AssertionError),
+    ("test_value_object", of(EqualOnlyToItself), AssertionError),
+    ("test_value_object", of(NoHash), TypeError),
+    ("test_value_object", of(NoPickle), Exception),
+    ("test_value_object", of(EqualToAll), AssertionError),
+    ("test_resume", of(ForgetsHistory), AssertionError),
+    ("test_start_at", of(NumbersRowsAnew, eta=1.0), AssertionError),
+    ("test_looking_changes_nothing", of(DisturbedByLooking), AssertionError),
+    ("test_looking_changes_nothing", of(MiscountsStates), AssertionError),
+    ("test_step_is_the_loops_row", of(OtherStep), AssertionError),
+    ("test_step_is_the_loops_row", of(OtherX0), AssertionError),
+    ("test_threads", of(DependsOnThread), AssertionError),
+    ("test_caller_is_left_alone", of(DrawsFromTorch), AssertionError),
+    ("test_caller_is_left_alone", of(DrawsFromNumpy), AssertionError),
+    ("test_caller_is_left_alone", of(LeavesGradOff), AssertionError),
+    ("test_record", of(NoJSON), TypeError),
+    ("test_record", of(RecordsNothing), AssertionError),
+    ("test_float32_needs_no_float64", of(GoesThroughFloat64), AssertionError),
+]
+
+
+def run_check(kit: SamplerConformance, name: str) -> None:
+    """One check of the kit, once for each of its parameters."""
+    check = getattr(kit, name)
+    marks = [mark for mark in getattr(check, "pytestmark", []) if mark.name == "parametrize"]
+    for values in itertools.product(*([(mark.args[0], value) for value in mark.args[1]] for mark in marks)):
+        check(**dict(values))
+
+
+@pytest.mark.parametrize(("name", "make", "error"), REFUSED, ids=[f"{name}-{i}" for i, (name, _, _) in enumerate(REFUSED)])
+def test_the_kit_refuses_a_broken_sampler(name: str, make: Maker, error: type[Exception]) -> None:
+    with torch.enable_grad(), pytest.raises(error):
+        run_check(conformance(make)(), name)
+
+
+def test_every_check_of_the_kit_is_seen_to_refuse_something() -> None:
+    assert {name for name, _, _ in REFUSED} == {name for name in vars(SamplerConformance) if name.startswith("test_")}
+
+
+def test_the_harness_itself_refuses_nothing() -> None:
+    """The wrapper that breaks nothing passes every check: what the table sees refused is the breakage."""
+    for name in {name for name, _, _ in REFUSED}:
+        run_check(conformance(of(Wrapped, eta=0.5))(), name)
+
+
+def test_make_must_be_written() -> None:
+    with pytest.raises(NotImplementedError, match="make"):
+        SamplerConformance().uneven()

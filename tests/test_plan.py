@@ -1,0 +1,263 @@
+"""The table itself: what it accepts, how it compares, and that saving keeps every bit."""
+
+import copy
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddimkit import DDIMSampler, DDPMSampler, NoiseSchedule, Plan
+from ddimkit.plan import Levels
+from strategies import timesteps, walks
+
+GOLDEN = Path(__file__).parent / "golden" / "plan_v1.json"
+
+# Numbers that a sloppy writer would change: no short decimal form, signed zero, the smallest and a very large one.
+GOLDEN_PLAN = Plan(
+    t=(999, 500, 500, 0),
+    t_next=(500, 500, 0, None),
+    a=np.array([float.fromhex("0x1.5555555555555p-2"), 0.1, -0.0, 0.0]),
+    b=np.array([[0.1 + 0.2, 0.0], [2.0 / 3.0, -1e-17], [5e-324, 1e300], [1.0, 0.0]]),
+    c=np.array([float.fromhex("0x1.921fb54442d18p+1"), 0.0, 1e-300, 0.0]),
+    c_max=np.array([4.0, 0.0, 0.5, 0.0]),
+)
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Tables of arbitrary finite numbers, no sampler's."""
+    size, depth = draw(st.integers(1, 6)), draw(st.integers(1, 4))
+    t = draw(st.lists(st.integers(0, 999), min_size=size, max_size=size))
+
+    def column(numbers: st.SearchStrategy[float], width: int = 1) -> np.ndarray:
+        return np.array(draw(st.lists(numbers, min_size=size * width, max_size=size * width)))
+
+    std = st.floats(0, 1e300)
+    c_max = column(std) if draw(st.booleans()) else None
+    return Plan(tuple(t), (*t[1:], None), column(FINITE), column(FINITE, depth).reshape(size, depth), column(std), c_max)
+
+
+@given(plan=plans())
+def test_saved_plans_read_back_bit_for_bit(plan: Plan) -> None:
+    again = Plan.from_dict(json.loads(json.dumps(plan.to_dict(), allow_nan=False)))
+    assert again == plan
+    assert hash(again) == hash(plan)
+    for name in ("a", "b", "c", "c_max"):
+        one, other = getattr(plan, name), getattr(again, name)
+        assert (one is None) == (other is None)
+        assert one is None or (one.tobytes() == other.tobytes() and one.shape == other.shape)
+    assert again.to_dict() == plan.to_dict()
+
+
+def test_golden_file_of_schema_1() -> None:
+    text = GOLDEN.read_text(encoding="utf-8")
+    assert Plan.from_dict(json.loads(text)) == GOLDEN_PLAN
+    assert json.dumps(GOLDEN_PLAN.to_dict(), indent=1) + "\n" == text
+    assert json.loads(text)["schema"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"schema": 2}, "schema 1 is wanted, got schema 2"),
+        ({"schema": None}, "got schema None"),
+        ({"schema": "1"}, "got schema '1'"),
+    ],
+)
+def test_unknown_schemas_raise(change: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        Plan.from_dict({**GOLDEN_PLAN.to_dict(), **change})
+
+
+@pytest.mark.parametrize("name", ["t", "t_next", "a", "b", "c"])
+def test_missing_fields_are_named(name: str) -> None:
+    saved = GOLDEN_PLAN.to_dict()
+    del saved[name]
+    with pytest.raises(ValueError, match=f"lacks {name}"):
+        Plan.from_dict(saved)
+
+
+def test_c_max_may_be_missing_from_a_saved_plan() -> None:
+    saved = dataclasses.replace(GOLDEN_PLAN, c_max=None).to_dict()
+    del saved["c_max"]
+    assert Plan.from_dict(saved).c_max is None
+
+
+VALID: dict[str, Any] = {"t": (9, 4), "t_next": (4, None), "a": [0.5, 0.0], "b": [[0.4, 0.1], [1.0, 0.0]], "c": [0.1, 0.0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"t": ()}, ValueError, "plan of 0 rows needs a"),
+        ({"t": (9, 4, 1)}, ValueError, r"plan of 3 rows needs a of shape \(3,\), got \(2,\)"),
+        ({"t_next": (None,)}, ValueError, "t has 2 entries but t_next has 1"),
+        ({"t": (9.0, 4)}, TypeError, "timesteps must be ints, got 9.0"),
+        ({"t": (True, 4)}, TypeError, "timesteps must be ints, got True"),
+        ({"t": (9, None)}, TypeError, "timesteps must be ints, got None"),
+        ({"t_next": (4.0, None)}, TypeError, "timesteps must be ints, got 4.0"),
+        ({"a": [0.5]}, ValueError, r"needs a of shape \(2,\), got \(1,\)"),
+        ({"a": [[0.5], [0.0]]}, ValueError, r"needs a of shape \(2,\), got \(2, 1\)"),
+        ({"b": [[0.4], [1.0], [1.0]]}, ValueError, r"needs b of shape \(2, K\), got \(3, 1\)"),
+        ({"b": [[], []]}, ValueError, r"needs b of shape \(2, K\), got \(2, 0\)"),
+        ({"b": [[[0.4]], [[1.0]]]}, ValueError, r"needs b of shape \(2, K\), got \(2, 1, 1\)"),
+        ({"c": [0.1]}, ValueError, r"needs c of shape \(2,\), got \(1,\)"),
+        ({"c": [0.1, -0.2]}, ValueError, "c is a standard deviation .* got -0.2 in row 1"),
+        ({"c_max": [-0.1, 0.0]}, ValueError, "c_max is a standard deviation .* got -0.1 in row 0"),
+        ({"c_max": [0.1]}, ValueError, r"needs c_max of shape \(2,\), got \(1,\)"),
+        ({"a": [0.5, float("nan")]}, ValueError, "a must be finite, got nan at entry 1"),
+        ({"b": [[0.4, float("inf")], [1.0, 0.0]]}, ValueError, "b must be finite, got inf at entry 1"),
+        ({"c": [float("inf"), 0.0]}, ValueError, "c must be finite, got inf at entry 0"),
+        ({"a": ["0.5", "0"]}, TypeError, "a must be real numbers"),
+        ({"c": [0.1j, 0]}, TypeError, "c must be real numbers"),
+    ],
+)
+def test_invalid_tables_raise(change: dict[str, Any], error: type[Exception], match: str) -> None:
+    Plan(**VALID)
+    with pytest.raises(error, match=match):
+        Plan(**{**VALID, **change})
+
+
+@given(plan=plans(), data=st.data())
+def test_every_field_counts_in_comparison(plan: Plan, data: st.DataObject) -> None:
+    twin = dataclasses.replace(plan, a=plan.a.copy())
+    assert twin == plan
+    assert hash(twin) == hash(plan)
+    row = data.draw(st.integers(0, len(plan) - 1))
+
+    def nudged(array: np.ndarray) -> np.ndarray:
+        changed = array.copy()
+        changed.reshape(len(plan), -1)[row, -1] = np.nextafter(changed.reshape(len(plan), -1)[row, -1], 1e308)
+        return changed
+
+    others = [
+        dataclasses.replace(plan, t=(*plan.t[:row], plan.t[row] + 1, *plan.t[row + 1 :])),
+        dataclasses.replace(plan, t_next=(*plan.t_next[:-1], 0)),
+        dataclasses.replace(plan, a=nudged(plan.a)),
+        dataclasses.replace(plan, b=nudged(plan.b)),
+        dataclasses.replace(plan, b=np.pad(plan.b, ((0, 0), (0, 1)))),
+        dataclasses.replace(plan, c=nudged(plan.c)),
+        dataclasses.replace(plan, c_max=None if plan.c_max is not None else plan.c),
+    ]
+    assert all(other != plan for other in others)
+    assert len({plan, twin, *others}) == 1 + len(others)
+    assert plan != plan.to_dict()
+
+
+def test_shape_of_b_counts_in_comparison() -> None:
+    flat = Plan((5, 3), (3, None), [0.5, 0], [[1.0, 0.0], [1.0, 0.0]], [0, 0])  # type: ignore[arg-type]
+    assert flat != Plan((5, 3), (3, None), [0.5, 0], [[1.0], [1.0]], [0, 0])  # type: ignore[arg-type]
+
+
+@given(plan=plans())
+def test_tables_are_read_only_and_copies_equal(plan: Plan) -> None:
+    for again in (plan, pickle.loads(pickle.dumps(plan)), copy.deepcopy(plan), copy.copy(plan)):
+        assert again == plan
+        assert hash(again) == hash(plan)
+        for array in (again.a, again.b, again.c, *([] if again.c_max is None else [again.c_max])):
+            assert array.dtype == np.float64
+            with pytest.raises(ValueError, match="read-only"):
+                array[0] = 0.5
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan.a = plan.c  # type: ignore[misc]
+
+
+def test_the_callers_arrays_are_copied() -> None:
+    a, b, c = np.array([0.5, 0.0]), np.array([[0.4], [1.0]]), np.array([0.1, 0.0])
+    plan, kept = Plan((9, 4), (4, None), a, b, c), Plan((9, 4), (4, None), a.copy(), b.copy(), c.copy())
+    a[:], b[:], c[:] = 7, 7, 7
+    assert plan == kept
+
+
+def test_columns_come_in_any_container() -> None:
+    expected = Plan((9, 4), (4, None), np.array([0.5, 0]), np.array([[0.25], [1]]), np.array([0.125, 0]))
+    for make in (list, tuple, np.array, torch.tensor, lambda v: np.array(v, dtype=np.float32)):
+        assert Plan((9, 4), (4, None), make([0.5, 0.0]), make([0.25, 1.0]), make([0.125, 0.0])) == expected
+    as_lists = Plan([9, 4], [4, None], [0.5, 0], [0.25, 1], [0.125, 0])  # type: ignore[arg-type]
+    assert as_lists == expected
+    assert hash(as_lists) == hash(expected)
+
+
+@given(plan=plans(), data=st.data())
+def test_slices_are_the_rows(plan: Plan, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(plan) - 1))
+    stop = data.draw(st.integers(start + 1, len(plan)))
+    part = plan[start:stop]
+    assert len(part) == stop - start
+    assert part.t == plan.t[start:stop]
+    assert part.t_next == plan.t_next[start:stop]
+    for name in ("a", "b", "c"):
+        assert np.array_equal(getattr(part, name), getattr(plan, name)[start:stop])
+    assert (part.c_max is None) == (plan.c_max is None)
+    assert part.c_max is None or plan.c_max is None or np.array_equal(part.c_max, plan.c_max[start:stop])
+    assert plan[:] == plan
+
+
+@pytest.mark.promise(1)
+@given(walk=walks(), data=st.data())
+def test_a_samplers_later_rows_are_the_plan_of_the_later_timesteps(
+    walk: tuple[list[float], tuple[int, ...]], data: st.DataObject
+) -> None:
+    alpha_bars, chosen = walk
+    schedule = NoiseSchedule.from_alpha_bars(alpha_bars)
+    start = data.draw(st.integers(0, len(chosen) - 1))
+    for make in (DDIMSampler, DDPMSampler):
+        whole = make(schedule, timesteps=chosen, prediction="v").plan()
+        assert whole[start:] == make(schedule, timesteps=chosen[start:], prediction="v").plan()
+
+
+@given(plan=plans())
+def test_str_is_one_line_a_row(plan: Plan) -> None:
+    head, *lines = str(plan).splitlines()
+    depth = plan.b.shape[1]
+    columns = ["row", "t", "t_next", "a", *(f"b{j}" for j in range(depth)), "c", *([] if plan.c_max is None else ["c_max"])]
+    assert head.split() == columns
+    assert len(lines) == len(plan)
+    for k, line in enumerate(lines):
+        row, t, t_next, *numbers = line.split()
+        assert (int(row), int(t)) == (k, plan.t[k])
+        assert t_next == ("-" if plan.t_next[k] is None else str(plan.t_next[k]))
+        values = [plan.a[k], *plan.b[k], plan.c[k], *([] if plan.c_max is None else [plan.c_max[k]])]
+        np.testing.assert_allclose([float(number) for number in numbers], values, rtol=1e-9, atol=5.1e-10)
+
+
+def test_str_of_a_plan_reads_as_a_table() -> None:
+    plan = Plan((999, 4), (4, None), np.array([0.5, 0]), np.array([0.25, 1]), np.array([0, 0]))
+    assert str(plan) == (
+        " row     t t_next             a            b0             c\n"
+        "   0   999      4   0.500000000   0.250000000   0.000000000\n"
+        "   1     4      -   0.000000000   1.000000000   0.000000000"
+    )
+
+
+@pytest.mark.promise(1)
+@given(data=st.data())
+def test_levels_are_the_schedules_own_entries(data: st.DataObject) -> None:
+    alpha_bars, chosen = data.draw(walks())
+    schedule = NoiseSchedule.from_alpha_bars(alpha_bars)
+    levels = Levels.of(schedule, chosen)
+    for i, t in enumerate(chosen):
+        assert (levels.s[i], levels.n[i]) == (schedule.signal[t], schedule.noise[t])
+        after = (schedule.signal[chosen[i + 1]], schedule.noise[chosen[i + 1]]) if i + 1 < len(chosen) else (1.0, 0.0)
+        assert (levels.s_next[i], levels.n_next[i]) == after
+    assert np.all(levels.h > 0)
+    assert levels.h[-1] == np.inf
+    assert np.all(np.isfinite(levels.h[:-1]) == (levels.s[:-1] > 0))
+
+
+@given(T=st.integers(1, 30), data=st.data())
+def test_plan_of_a_list_has_its_pairs(T: int, data: st.DataObject) -> None:
+    chosen = data.draw(timesteps(T))
+    plan = DDIMSampler(NoiseSchedule.linear(T), timesteps=chosen).plan()
+    assert len(plan) == len(chosen)
+    assert plan.t == chosen
+    assert plan.t_next == (*chosen[1:], None)

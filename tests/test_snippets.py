@@ -1,0 +1,57 @@
+"""Every Python snippet of the README and the docs runs; a page is one program."""
+
+import re
+from pathlib import Path
+from textwrap import dedent
+from typing import NamedTuple
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts)]
+
+# A fence with a language; not the fences of directives, whose own content is looked at.
+FENCE = re.compile(
+    r"^(?P<indent> *)(?P<fence>```+|~~~+)(?P<language>\w.*|\{code.*)\n(?P<body>(?s:.*?))^(?P=indent)(?P=fence) *$", re.MULTILINE
+)
+RUN = {"python": True, "python cuda": torch.cuda.is_available()}
+
+pytestmark = pytest.mark.promise(45)
+
+
+class Block(NamedTuple):
+    line: int
+    language: str
+    body: str
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [Block(text.count("\n", 0, m.start("body")), m["language"].strip(), dedent(m["body"])) for m in FENCE.finditer(text)]
+
+
+def page_id(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks(page):
+        if RUN.get(block.language):
+            # Empty lines in front, so that a traceback names the line of the page.
+            exec(compile("\n" * block.line + block.body, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_python_is_fenced_so_that_it_is_run(page: Path) -> None:
+    python = re.compile(r"(\{code.*\} *)?(i?py|python|pycon)", re.IGNORECASE)
+    unseen = [f"{page}:{b.line}: {b.language}" for b in blocks(page) if python.match(b.language) and b.language not in RUN]
+    assert not unseen, f"write ```python, or ```python cuda where a GPU is needed, not {unseen}"
+
+
+def test_readme_begins_with_its_two_commands() -> None:
+    commands = [block.body.strip() for block in blocks(ROOT / "README.md") if block.language == "console"]
+    assert commands[:2] == [f"python -m pip install nox && python -m nox -s {session}" for session in ("sweep", "tests")]
