@@ -135,7 +135,7 @@ def test_x_T_and_what_the_model_was_given_last_are_not_written_to(sampler: PlanS
     last: list[tuple[Tensor, Tensor]] = []
 
     def keeping(x: Tensor, t: Tensor) -> Tensor:
-        assert x is not x_T
+        assert x.data_ptr() != x_T.data_ptr()
         assert all(torch.equal(kept, copy) for kept, copy in last)
         last[:] = [(x, x.clone())]
         return model(x, t)

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,8 @@ def test_the_callers_arrays_are_copied() -> None:
 
 def test_columns_come_in_any_container() -> None:
     expected = Plan((9, 4), (4, None), np.array([0.5, 0]), np.array([[0.25], [1]]), np.array([0.125, 0]))
-    for make in (list, tuple, np.array, torch.tensor, lambda v: np.array(v, dtype=np.float32)):
+    containers: list[Callable[[list[float]], Any]] = [list, tuple, np.array, torch.tensor, lambda v: np.array(v, dtype=np.float32)]
+    for make in containers:
         assert Plan((9, 4), (4, None), make([0.5, 0.0]), make([0.25, 1.0]), make([0.125, 0.0])) == expected
     as_lists = Plan([9, 4], [4, None], [0.5, 0], [0.25, 1], [0.125, 0])  # type: ignore[arg-type]
     assert as_lists == expected

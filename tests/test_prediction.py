@@ -92,8 +92,8 @@ each_sampler = pytest.mark.parametrize("make", TRAJECTORIES.values(), ids=TRAJEC
 @each_sampler
 @pytest.mark.parametrize("denoiser", DENOISERS)
 @pytest.mark.parametrize("clip", [None, (-0.5, 0.4), DynamicThreshold(0.9, max=1.2)])
-@settings(max_examples=15)
-@given(walk=walks(max_size=10, zero_terminal=False))
+@settings(max_examples=6)
+@given(walk=walks(max_size=8, zero_terminal=False))
 def test_equivalent_models_give_one_trajectory(
     make: Callable[..., PlanSampler], denoiser: str, clip: Clip, walk: tuple[list[float], tuple[int, ...]]
 ) -> None:
@@ -278,6 +278,7 @@ def test_epsilon_at_zero_snr_raises_with_the_remedy(sampler: type[PlanSampler], 
 @pytest.mark.promise(8, 16)
 @pytest.mark.parametrize("prediction", ["x0", "v", "flow"])
 @each_sampler
+@settings(max_examples=10)
 @given(data=st.data())
 def test_other_predictions_are_finite_at_zero_snr(
     make: Callable[..., PlanSampler], prediction: Prediction, data: st.DataObject

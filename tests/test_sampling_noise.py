@@ -145,3 +145,14 @@ def test_sources_of_noise_exclude_one_another(way: str) -> None:
         two = {name: source for name, source in sources.items() if name != left_out}
         with pytest.raises(ValueError, match="exclude one another"):
             getattr(SAMPLERS["ddim"], way)(smooth, (2, 3), **two)
+
+
+@pytest.mark.promise(24)
+@pytest.mark.parametrize("elements", [1, 7, 13, 2**16])
+def test_the_size_of_a_block_of_noise_changes_nothing(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = DDIMSampler(SCHEDULE, steps=40, eta=1.0)
+    expected = sampler.sample(smooth, (2, 3), seed=5)
+    monkeypatch.setattr("ddimkit.loop._BLOCK_ELEMENTS_CPU", elements)
+    assert torch.equal(expected, sampler.sample(smooth, (2, 3), seed=5))
+    *_, last = sampler.iterate(smooth, (2, 3), seed=5)
+    assert torch.equal(expected, last.x)

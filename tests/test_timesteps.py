@@ -46,7 +46,7 @@ def brute_force_log_snr(log_snr: Sequence[float], S: int) -> list[int]:
 
 
 @pytest.mark.promise(2)
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(T=st.integers(1, 4000), data=st.data(), spacing=st.sampled_from(EXACT))
 def test_spacings_equal_exact_fractions(T: int, data: st.DataObject, spacing: Spacing) -> None:
     S = data.draw(st.integers(1, T))
@@ -173,6 +173,7 @@ GIVEN_AS: dict[str, Callable[[Sequence[int]], Any]] = {
 @pytest.mark.promise(4)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("given_as", GIVEN_AS)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_any_sequence_of_integers_works(sampler: type[PlanSampler], given_as: str, data: st.DataObject) -> None:
     schedule = data.draw(schedules())

@@ -81,6 +81,7 @@ def sample(
     import numpy as np
     import torch
 
+    from ddimkit.loop import check_device
     from ddimkit.tradeoff.charts import save_grid
 
     if grid is None and out is None:
@@ -90,7 +91,7 @@ def sample(
             raise ValueError(f"{path} must end in {suffix} and lie in a folder that exists")
     bundle = _model(model)
     made = _make_sampler(bundle, sampler, steps, timesteps, spacing, eta)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if isinstance(bundle.model, torch.nn.Module):
         bundle.model.to(where)
     shape = (num, *bundle.sample_shape)

@@ -1,6 +1,6 @@
 """The one loop that runs every sampler: ask the model, apply a row, hand out the state.
 
-It knows plans and tensors and no sampler. Its random numbers come from a :class:`NoiseSource`, which it asks only where a row's
+It knows plans and tensors and no sampler. Its random numbers come from a source of noise, which it asks only where a row's
 noise coefficient is not zero. Nothing is read back from the device until the last step is done.
 """
 
@@ -17,10 +17,10 @@ from ddimkit.errors import NonFiniteError
 from ddimkit.noise import STREAM_SAMPLER, STREAM_X_T, fresh_seed, keyed_normal, sample_seeds
 from ddimkit.step import Coefficients, advance, check_output, work_dtype
 
-__all__ = ["Model", "NoiseFn", "Run", "SamplerState", "prepare", "resume", "states", "walk"]
+__all__ = ["Model", "NoiseFn", "Run", "SamplerState", "check_device", "prepare", "resume", "states", "walk"]
 
-Model = Callable[..., Tensor]
-"""``model(x, t, **model_kwargs)``: x (B, *), t int64 (B,); the output has x's shape (learned range: twice the channels)."""
+Model = Callable[[Tensor, Tensor], Tensor] | Callable[..., Tensor]
+r"""``model(x, t, **model_kwargs)``: x (B, \*), t int64 (B,); the output has x's shape (learned range: twice the channels)."""
 
 NoiseFn = Callable[[int, Tensor], Tensor]
 """``noise_fn(draw, like)``: standard normal noise of ``like``'s shape; draw −1 for x_T, then the row's number."""
@@ -119,13 +119,13 @@ def prepare(
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> Run:
     """Check the arguments of a run and make its first x; :meth:`PlanSampler.sample` says what each means."""
-    _check_model(model)
+    _check_callers(model, generator, noise_fn, model_kwargs)
     if sum(v is not None for v in (seed, generator, noise_fn)) > 1:
         raise ValueError("seed, generator and noise_fn exclude one another: give at most one")
     if start_at and x_T is None:
         raise ValueError(f"start_at={start_at} needs x_T, the image at that row's timestep")
     shape = _check_shape(shape, x_T, coefficients)
-    device = torch.device(device) if device is not None else x_T.device if x_T is not None else _device_of(model)
+    device = check_device(device) if device is not None else x_T.device if x_T is not None else _device_of(model)
     dtype = dtype or (x_T.dtype if x_T is not None else torch.float32)
     if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
@@ -155,7 +155,7 @@ def resume(
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> Run:
     """The run that goes on after ``state``; ``coefficients`` are those of the rows from ``state.start_at`` on."""
-    _check_model(model)
+    _check_callers(model, generator, noise_fn, model_kwargs)
     done = state.index - state.start_at + 1
     plan = coefficients.plan
     if not 0 < done <= len(plan) or plan.t[done - 1] != state.t or plan.t_next[done - 1] != state.t_next:
@@ -257,9 +257,26 @@ def _checked_noise(noise: object, like: Tensor) -> Tensor:
     return noise.to(device=like.device, dtype=work_dtype(like))
 
 
-def _check_model(model: object) -> None:
+def check_device(device: torch.device | str) -> torch.device:
+    """The device, or a ValueError where this machine or this build of torch has none of its name."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used here: give 'cpu' or another one ({reason})") from None
+    return found
+
+
+def _check_callers(model: object, generator: object, noise_fn: object, model_kwargs: object) -> None:
     if not callable(model):
         raise TypeError(f"model must be callable as model(x, t), got {type(model).__name__}")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {generator!r}: an int goes to seed=")
+    if noise_fn is not None and not callable(noise_fn):
+        raise TypeError(f"noise_fn must be callable as noise_fn(draw, like), got {type(noise_fn).__name__}")
+    if model_kwargs is not None and not isinstance(model_kwargs, Mapping):
+        raise TypeError(f"model_kwargs must be a mapping of names to arguments, got {type(model_kwargs).__name__}")
     if isinstance(model, nn.Module) and model.training:
         warnings.warn("the model is in train mode (dropout and batch statistics are active): call model.eval() first", stacklevel=4)
 
@@ -271,7 +288,7 @@ def _check_shape(shape: Sequence[int] | None, x_T: Tensor | None, coefficients: 
         if x_T is None:
             raise ValueError("give the shape of the batch, as in (16, 1, 28, 28), or x_T")
         shape = tuple(x_T.shape)
-    if isinstance(shape, str | Tensor) or not isinstance(shape, Sequence) or not all(isinstance(n, int) for n in shape):
+    if isinstance(shape, str | Tensor) or not isinstance(shape, Sequence) or not all(isinstance(n, int) and not isinstance(n, bool) for n in shape):
         raise TypeError(f"shape must be a sequence of ints (B, ...), got {shape!r}")
     if not shape or min(shape) < 0:
         raise ValueError(f"shape must be (B, ...) of sizes at least 0, got {tuple(shape)}")

@@ -25,6 +25,7 @@ from ddimkit.schedule import FloatArray, NoiseSchedule
 __all__ = ["Clip", "DynamicThreshold", "Prediction"]
 
 Prediction = Literal["epsilon", "x0", "v", "flow"]
+"""What a model predicts, as in this module's table."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class DynamicThreshold:
 
 
 Clip = tuple[float, float] | DynamicThreshold | None
+"""How x0_hat is clipped, to a range (low, high), by a quantile of its own, or not at all."""
 
 
 def check_clip(clip: object) -> Clip:

@@ -22,6 +22,7 @@ from ddimkit.timesteps import SpacedTimesteps, Spacing, explicit, spaced
 __all__ = ["Callback", "PlanSampler", "Sampler", "walk_plan"]
 
 Callback = Callable[[SamplerState], None]
+"""Called with the state after each row."""
 
 T = TypeVar("T")
 
@@ -127,7 +128,7 @@ class PlanSampler:
 
     @property
     def nfe(self) -> int:
-        """Model calls of a run: the rows of the plan."""
+        """Model calls of a run, one for each row of the plan."""
         return len(self.coefficients.plan)
 
     @cached_property
@@ -251,6 +252,8 @@ class PlanSampler:
                 model_kwargs=model_kwargs,
             )
         else:
+            if not isinstance(resume, SamplerState):
+                raise TypeError(f"resume must be a SamplerState that iterate yielded, got {type(resume).__name__}")
             if any(v is not None for v in (seed, x_T, device, dtype)) or start_at:
                 raise ValueError("a resumed state brings its own seed, x, start_at, device and dtype: leave them out")
             if shape is not None and tuple(shape) != tuple(resume.x.shape):
@@ -278,6 +281,7 @@ class PlanSampler:
             TypeError, ValueError: a model output of the wrong shape or kind, an index out of range, noise or history missing.
         """
         coefficients = self.coefficients
+        _check_x(x_t, "x_t")
         output = check_output(model_output, x_t, coefficients.learned)
         row, rows = self._row(index, x_t)
         reach = int((rows[:, 5:-3] != 0).any(axis=0).nonzero()[0].max(initial=0))
@@ -287,7 +291,10 @@ class PlanSampler:
         if noisy and noise is None:
             raise ValueError("this row adds noise: give noise=, standard normal and of x_t's shape")
         for name, tensor in (("noise", noise if noisy else None), *(("history", h) for h in history)):
-            if tensor is not None and tensor.shape != x_t.shape:
+            if tensor is None:
+                continue
+            _check_x(tensor, name)
+            if tensor.shape != x_t.shape:
                 raise ValueError(f"{name} must have x_t's shape {tuple(x_t.shape)}, got {tuple(tensor.shape)}")
         return advance(row, x_t, output, noise if noisy else None, history, coefficients, False)[0]
 
@@ -305,6 +312,7 @@ class PlanSampler:
         Raises:
             TypeError, ValueError: as for :meth:`step`.
         """
+        _check_x(x_t, "x_t")
         output = check_output(model_output, x_t, self.coefficients.learned)
         if self.coefficients.learned:
             output = output.chunk(2, dim=1)[0]
@@ -370,6 +378,8 @@ class BarePlanSampler(PlanSampler):
     table: Plan = field(kw_only=True)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.schedule, NoiseSchedule):
+            raise TypeError(f"schedule must be a NoiseSchedule, got {type(self.schedule).__name__}")
         times = tuple(dict.fromkeys(self.table.t))
         for t in (*self.table.t, *(u for u in self.table.t_next if u is not None)):
             if not 0 <= t < self.schedule.num_timesteps:
@@ -400,9 +410,16 @@ def walk_plan(
     return _finish(prepare(coefficients, model, None, x_T=x, model_kwargs=model_kwargs), progress, None)
 
 
+def _check_x(x: object, name: str) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"{name} must be a floating point tensor, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}")
+
+
 def _finish(run: Run, progress: bool, callback: Callback | None) -> Tensor:
     x, total = run.x, len(run.coefficients.plan)
     if callback is not None:
+        if not callable(callback):
+            raise TypeError(f"callback must be callable as callback(state), got {type(callback).__name__}")
         for state in _with_bar(states(run), total, progress):
             callback(state)
             x = state.x

@@ -24,7 +24,10 @@ from torch import Tensor
 __all__ = ["FloatArray", "NoiseSchedule", "ScheduleSpec"]
 
 FloatArray = NDArray[np.float64]
+"""A numpy array of float64."""
+
 ScheduleSpec = Mapping[str, str | int | float]
+"""Name and arguments of a schedule's constructor, as plain JSON values; see :meth:`NoiseSchedule.from_spec`."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,7 +73,7 @@ class NoiseSchedule:
         r"""Betas equally spaced from ``beta_start`` to ``beta_end`` (Ho et al. 2020, section 4).
 
         Args:
-            num_timesteps: T.
+            num_timesteps: T, at least 1.
             beta_start: beta at t = 0, in (0, 1).
             beta_end: beta at t = T−1, in (0, 1).
 
@@ -87,7 +90,7 @@ class NoiseSchedule:
         r"""The square roots of the betas equally spaced (Rombach et al. 2022).
 
         Args:
-            num_timesteps: T.
+            num_timesteps: T, at least 1.
             beta_start: beta at t = 0, in (0, 1).
             beta_end: beta at t = T−1, in (0, 1).
 
@@ -109,7 +112,7 @@ class NoiseSchedule:
         cosines is :math:`1 - q`, so that no digit of a small beta is lost.
 
         Args:
-            num_timesteps: T.
+            num_timesteps: T, at least 1.
             s: offset, at least 0.
             max_beta: largest beta, in (0, 1).
 
@@ -138,7 +141,7 @@ class NoiseSchedule:
         A difference of sigmoids is :math:`\sinh\frac{a-b}2 / (2\cosh\frac a2\cosh\frac b2)`, which loses no digit.
 
         Args:
-            num_timesteps: T.
+            num_timesteps: T, at least 1.
             start: argument of the sigmoid at u = 0, below ``end``.
             end: argument of the sigmoid at u = 1.
             tau: temperature, above 0.
@@ -168,7 +171,7 @@ class NoiseSchedule:
         r"""The straight path :math:`x = (1-\tau)x_0 + \tau\varepsilon` at :math:`\tau = (t+1)/T` (Liu et al. 2022); ends at s = 0.
 
         Args:
-            num_timesteps: T.
+            num_timesteps: T, at least 1.
 
         Raises:
             ValueError: T < 1.
@@ -249,7 +252,7 @@ class NoiseSchedule:
 
     @classmethod
     def from_spec(cls, spec: ScheduleSpec) -> Self:
-        """The schedule that a :attr:`spec`, as saved in a record or beside weights, describes.
+        """The schedule that a ``spec``, as saved in a record or beside weights, describes.
 
         Args:
             spec: ``{"name": "linear", "num_timesteps": 1000, …}``, with ``"zero_terminal_snr": True`` where it applies.
@@ -317,6 +320,8 @@ class NoiseSchedule:
             ValueError: the shapes differ, or an int t (or one of a CPU tensor) is outside [0, T−1].
             TypeError: x0 is not floating point, or t is neither int nor int64 tensor.
         """
+        if not isinstance(x0, Tensor) or not isinstance(eps, Tensor):
+            raise TypeError(f"x0 and eps must be tensors of one shape, got {type(x0).__name__} and {type(eps).__name__}")
         if x0.shape != eps.shape:
             raise ValueError(f"x0 and eps must have one shape, got {tuple(x0.shape)} and {tuple(eps.shape)}")
         if not x0.is_floating_point():
@@ -353,7 +358,9 @@ class NoiseSchedule:
 def frozen_array(values: ArrayLike, name: str) -> FloatArray:
     """A read-only float64 copy of real numbers, or a TypeError or ValueError that names what they are."""
     if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu()
+        # numpy has no bfloat16
+        values = (values.double() if values.is_floating_point() else values).numpy()
     array = np.asarray(values)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name} must be real numbers, got {array.dtype}")
@@ -383,6 +390,8 @@ def _check_count(num_timesteps: int) -> None:
 
 
 def _check_betas(beta_start: float, beta_end: float) -> None:
+    if not all(isinstance(beta, int | float) for beta in (beta_start, beta_end)):
+        raise TypeError(f"betas must be numbers in (0, 1), got beta_start={beta_start!r} and beta_end={beta_end!r}")
     if not (0 < beta_start < 1 and 0 < beta_end < 1):
         raise ValueError(f"betas must lie in (0, 1), got beta_start={beta_start} and beta_end={beta_end}")
 

@@ -206,7 +206,7 @@ class SamplerConformance:
 
     @pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 3, 4), (2, 3, 4, 5), (2, 3, 4, 2, 2), (0, 3, 4, 4)], ids=str)
     def test_shapes(self, shape: tuple[int, ...]) -> None:
-        """(B, *) of one to five dimensions, and an empty batch; ``x_T`` is not written to."""
+        r"""(B, \*) of one to five dimensions, and an empty batch; ``x_T`` is not written to."""
         sampler = self.uneven()
         model = ProbeModel(sampler)
         if model.learned and len(shape) == 1:

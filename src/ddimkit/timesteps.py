@@ -1,17 +1,17 @@
 r"""Timestep subsequences: S strictly descending integers in [0, T−1], chosen by name or given as a list.
 
-============ =========================================================================================================
-spacing      timesteps, i = 0 … S−1
-============ =========================================================================================================
-trailing     ``(2T(S−i)+S)//(2S) − 1``: starts at T−1, equal strides (Lin et al. 2024)
-leading      ``(T//S)(S−1−i)``: ends at 0, equal strides, starts below T−1 (Ho et al.'s code)
-linspace     from T−1 to 0, both included
-quadratic    from T−1 to 0, the i-th from the end at ``(i/(S−1))²(T−1)``: dense near the image
-log_snr      equal steps of log-SNR, the nearest entries of the schedule (Lu et al. 2022)
-quadratic_song2021  the list of the DDIM paper's code, from about 0.8 T; the one that may be shorter than S
-============ =========================================================================================================
+================== =========================================================================================================
+spacing            timesteps, i = 0 … S−1
+================== =========================================================================================================
+trailing           ``(2T(S−i)+S)//(2S) − 1``: starts at T−1, equal strides (Lin et al. 2024)
+leading            ``(T//S)(S−1−i)``: ends at 0, equal strides, starts below T−1 (Ho et al.'s code)
+linspace           from T−1 to 0, both included
+quadratic          from T−1 to 0, the i-th from the end at ``(i/(S−1))²(T−1)``: dense near the image
+log_snr            equal steps of log-SNR, the nearest entries of the schedule (Lu et al. 2022)
+quadratic_song2021 the list of the DDIM paper's code, from about 0.8 T; the one that may be shorter than S
+================== =========================================================================================================
 
-The last four but one are made integers by one rule: ascending, ``m_i = max(floor(u_i + ½), m_{i−1} + 1)``, then
+linspace, quadratic and log_snr are made integers by one rule: ascending, ``m_i = max(floor(u_i + ½), m_{i−1} + 1)``, then
 ``min(m_i, T − S + i)``.
 """
 
@@ -28,7 +28,10 @@ from ddimkit.schedule import NoiseSchedule
 __all__ = ["Spacing", "TimestepsLike", "pairs"]
 
 Spacing = Literal["trailing", "leading", "linspace", "quadratic", "log_snr", "quadratic_song2021"]
+"""The name of a spacing, as in this module's table."""
+
 TimestepsLike = Sequence[int] | Tensor | NDArray[np.integer[Any]]
+"""A list, tuple, range or one-dimensional integer tensor or array of timesteps."""
 
 
 class SpacedTimesteps(tuple[int, ...]):

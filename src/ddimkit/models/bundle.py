@@ -6,7 +6,7 @@ in the metadata. Nothing is ever unpickled.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -35,10 +35,10 @@ _PRETRAINED = {"mnist": "e629d7db7cdbc9f406c65df1c17201634ce33da79b965aaff9d3dd9
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """A model together with the settings every sampler of it needs.
+    r"""A model together with the settings every sampler of it needs.
 
     Args:
-        model: ``model(x, t)``, x (B, *sample_shape) and t int64 (B,).
+        model: ``model(x, t)``, x (B, \*sample_shape) and t int64 (B,).
         schedule: the noise schedule it was trained with.
         sample_shape: shape of one sample, as in (1, 28, 28).
         prediction: what it predicts.
@@ -64,9 +64,9 @@ class ModelBundle:
             raise TypeError(f"model must be callable as model(x, t), got {type(self.model).__name__}")
         if not isinstance(self.schedule, NoiseSchedule):
             raise TypeError(f"schedule must be a NoiseSchedule, got {type(self.schedule).__name__}")
-        shape = tuple(self.sample_shape)
-        if not all(isinstance(n, int) and n > 0 for n in shape):
+        if not isinstance(self.sample_shape, Sequence) or not all(isinstance(n, int) and n > 0 for n in self.sample_shape):
             raise ValueError(f"sample_shape must be ints above 0, as in (1, 28, 28), got {self.sample_shape!r}")
+        shape = tuple(self.sample_shape)
         object.__setattr__(self, "sample_shape", shape)
         object.__setattr__(self, "clip", check_clip(self.clip))
         check_prediction(self.prediction, self.schedule, [0] if self.schedule.num_timesteps > 1 else [])
@@ -129,6 +129,7 @@ def load_bundle(path: Path, *, sha256: str | None = None) -> ModelBundle:
         FileNotFoundError: there is no such file.
         WeightsError: another hash, no safetensors file, another format or schema, or weights that do not fit the network.
     """
+    path = Path(path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 is not None and found != sha256:
         raise WeightsError(f"{path} has SHA-256 {found}, not {sha256}: it is damaged or was changed, install it again")
@@ -175,7 +176,7 @@ def load_pretrained(name: str) -> ModelBundle:
     >>> mnist.sampler(DDIMSampler, steps=10).sample(mnist.model, (2, *mnist.sample_shape), seed=0).shape
     torch.Size([2, 1, 28, 28])
     """
-    if name not in _PRETRAINED:
+    if not isinstance(name, str) or name not in _PRETRAINED:
         raise ValueError(f"the pretrained models are {', '.join(_PRETRAINED)}, got {name!r}")
     path = _WEIGHTS / f"{name}.safetensors"
     if not path.is_file():

@@ -185,21 +185,29 @@ class Trainer:
             with safe_open(path, "pt", device=str(self.device)) as file:
                 metadata: dict[str, str] = file.metadata() or {}
                 tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
+            recipe = json.loads(metadata.get("recipe", "null"))
+        except (SafetensorError, OSError, ValueError) as error:
             raise WeightsError(f"{path} is no checkpoint: {error}") from error
-        if json.loads(metadata.get("recipe", "null")) != json.loads(json.dumps(self._identity())):
+        if recipe != json.loads(json.dumps(self._identity())):
             raise WeightsError(f"{path} was made by another recipe: use another --out, or remove it")
-        self.step, self.loss = int(metadata["step"]), float(metadata["loss"])
+        try:
+            step, loss = int(metadata["step"]), float(metadata["loss"])
+        except (KeyError, ValueError) as error:
+            raise WeightsError(f"{path} is a damaged checkpoint, remove it: its step or loss cannot be read ({error})") from error
+        parts = ("model", "ema", "exp_avg", "exp_avg_sq") if step else ("model", "ema")
+        wanted = {f"{part}.{name}": p.shape for part in parts for name, p in self.parameters.items()}
+        for key, shape in wanted.items():
+            if key not in tensors or tensors[key].shape != shape:
+                raise WeightsError(f"{path} is a damaged checkpoint, remove it: {key} of shape {tuple(shape)} is missing")
+        self.step, self.loss = step, loss
         with torch.no_grad():
             for name, p in self.parameters.items():
                 p.copy_(tensors[f"model.{name}"])
                 self.ema[name].copy_(tensors[f"ema.{name}"])
-                if f"exp_avg.{name}" in tensors:
-                    moments = {
-                        key: tensors[f"{key}.{name}"].clone(memory_format=torch.preserve_format)
-                        for key in ("exp_avg", "exp_avg_sq")
-                    }
-                    self.optimiser.state[p] = {"step": torch.tensor(float(self.step), device=self.device), **moments}
+                if step:
+                    # Of p's memory layout: the fused optimiser walks p and its moments side by side.
+                    moments = {key: torch.empty_like(p).copy_(tensors[f"{key}.{name}"]) for key in ("exp_avg", "exp_avg_sq")}
+                    self.optimiser.state[p] = {"step": torch.tensor(float(step), device=self.device), **moments}
 
     def bundle(self) -> ModelBundle:
         """The averaged weights as a model, with the run's figures."""
@@ -244,7 +252,7 @@ def train(
     if checkpoint.exists():
         trainer.load(checkpoint)
     started, first = time.perf_counter(), trainer.step
-    for step in trainer.run(progress=progress):
+    for step in trainer.run(progress=progress, report_every=math.gcd(50, save_every)):
         seconds = (time.perf_counter() - started) / (step - first)
         with (out / "log.jsonl").open("a") as log:
             log.write(json.dumps({"step": step, "loss": trainer.loss, "seconds_per_step": seconds}) + "\n")

@@ -172,7 +172,7 @@ class UNet(nn.Module):
 
     Raises:
         ValueError: in ``forward``, when height or width is not divisible by ``2^(levels - 1)``, when x has other channels than
-            the configuration says, or when labels are missing or not wanted.
+            the configuration says, when t is not (B,), or when labels are missing or not wanted.
 
     Source: Ho, Jain and Abbeel 2020, appendix B.
     """
@@ -202,7 +202,7 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """X (B, C, H, W), t int64 (B,), labels int64 (B,) if and only if the model is class-conditional."""
-        self._check(x, labels)
+        self._check(x, t, labels)
         embedding = self.time2(F.silu(self.time1(time_embedding(t, self.config.channels[0]).to(x.dtype))))
         if self.label is not None:
             embedding = embedding + self.label(labels)
@@ -217,12 +217,15 @@ class UNet(nn.Module):
         out: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return out
 
-    def _check(self, x: Tensor, labels: Tensor | None) -> None:
+    def _check(self, x: Tensor, t: Tensor, labels: Tensor | None) -> None:
         multiple = 2 ** (len(self.config.channels) - 1)
         if x.ndim != 4 or x.shape[1] != self.config.in_channels:
             raise ValueError(f"x must be (B, {self.config.in_channels}, H, W), got {tuple(x.shape)}")
         if x.shape[2] % multiple or x.shape[3] % multiple:
             raise ValueError(f"height and width must be divisible by {multiple}, got {x.shape[2]}x{x.shape[3]}: pad the images")
+        if not isinstance(t, Tensor) or t.shape != x.shape[:1]:
+            found = tuple(t.shape) if isinstance(t, Tensor) else repr(t)
+            raise ValueError(f"t must be a tensor of shape ({len(x)},), one timestep a sample, got {found}")
         if (labels is None) != (self.label is None):
             raise ValueError(f"num_classes={self.config.num_classes}, so labels must {'' if self.label else 'not '}be given")
 

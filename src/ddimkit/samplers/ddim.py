@@ -73,7 +73,7 @@ class DDIMSampler(PlanSampler):
 
     @property
     def convergence_order(self) -> int:
-        """1: of the image at eta 0, of its distribution above."""
+        """1, of the image at eta 0 and of its distribution above."""
         return 1
 
     def plan(self) -> Plan:
@@ -87,7 +87,7 @@ class DDIMSampler(PlanSampler):
         ``b = −s``; then upwards, each asked at its lower timestep.
 
         Args:
-            model: ``model(x, t)`` as for :meth:`sample`.
+            model: ``model(x, t)`` as for :meth:`PlanSampler.sample`.
             x0: (B, \*) clean images.
             progress: whether to show a progress bar.
             model_kwargs: further arguments of the model.

@@ -9,7 +9,7 @@ reference                 Ho, Jain and Abbeel 2020, algorithm 2 and eq. 7; Song 
                           Nichol and Dhariwal 2021, eq. 15 (learned range)
 ========================= ==========================================================================
 
-The posterior of a *pair* of timesteps, whose own beta is :math:`1 - \bar\alpha / \bar\alpha' `, has the mean of DDIM with
+The posterior of a *pair* of timesteps, whose own beta is :math:`1 - \bar\alpha / \bar\alpha'`, has the mean of DDIM with
 eta = 1. The standard deviation c is one of
 
 - ``fixed_small``: the posterior's own, :math:`n'\sqrt{1 - e^{-2h}}`;
@@ -31,6 +31,7 @@ from ddimkit.sampling import PlanSampler
 __all__ = ["DDPMSampler", "Variance"]
 
 Variance = Literal["fixed_small", "fixed_large", "learned_range"]
+"""The name of a variance, as this module's page defines them."""
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,10 @@ def draw_charts(curve: TradeoffCurve, folder: Path) -> list[Path]:
     drawn = [draw_timing(curve, folder / "timing.png"), draw_speedup(curve, folder / "speedup.png")]
     if curve.samples:
         drawn.append(draw_samples(curve, folder / "samples.png"))
-    if len({c.eta for c in curve.configurations if not c.baseline and c.eta is not None}) > 1:
+    if eta_grid(curve):
         drawn.append(draw_eta(curve, folder / "eta.png"))
+    else:
+        (folder / "eta.png").unlink(missing_ok=True)  # of an earlier sweep
     return drawn
 
 
@@ -93,12 +95,17 @@ def draw_samples(curve: TradeoffCurve, path: Path) -> Path:
 
 
 def draw_eta(curve: TradeoffCurve, path: Path) -> Path:
-    """Time by eta for each step count, and the samples of the fewest steps at each eta."""
-    etas = sorted({c.eta for c in curve.configurations if c.eta is not None and not c.baseline})
-    name = main_line(curve)[0].sampler
-    chosen = [c for c in curve.configurations if not c.baseline and c.sampler == name and c.eta is not None]
-    counts = sorted({c.steps for c in chosen if c.eta})
+    """Time by eta for each step count, and the samples of the fewest and the most steps at each eta.
+
+    Raises:
+        ValueError: no sampler ran with several etas at one step count.
+    """
     from matplotlib.figure import Figure
+
+    chosen = eta_grid(curve)
+    if not chosen:
+        raise ValueError("no sampler of this curve ran with several etas at one number of steps")
+    name, etas, counts = chosen[0].sampler, sorted({c.eta for c in chosen if c.eta is not None}), sorted({c.steps for c in chosen})
 
     figure = Figure(figsize=(9, 2.6 + 0.62 * len(etas) * min(2, len(counts))), layout="constrained")
     shown = _spread_out(counts)
@@ -130,6 +137,18 @@ def draw_eta(curve: TradeoffCurve, path: Path) -> Path:
         images = [curve.samples[c.label] for c in found if c.label in curve.samples]
         _image_rows(part, images, [f"{count} steps, eta {c.eta:g}" for c in found])
     return _save(figure, path)
+
+
+def eta_grid(curve: TradeoffCurve) -> list[ConfigurationResult]:
+    """The first sampler with several etas, at the step counts where it ran with each of them; empty if there is none."""
+    others = [c for c in curve.configurations if not c.baseline and c.eta is not None]
+    for name in dict.fromkeys(c.sampler for c in others):
+        ran = [c for c in others if c.sampler == name]
+        etas = {c.eta for c in ran}
+        full = {steps for steps in {c.steps for c in ran} if {c.eta for c in ran if c.steps == steps} == etas}
+        if len(etas) > 1 and full:
+            return [c for c in ran if c.steps in full]
+    return []
 
 
 def _spread_out(counts: Sequence[int]) -> list[int]:

@@ -119,15 +119,16 @@ def _memory(curve: TradeoffCurve) -> str | None:
     return f"Peak memory differs between configurations: {span} beyond the weights, most for {most}."
 
 
+def _unsteady(c: ConfigurationResult) -> bool:
+    """Whether the quartiles are far apart, or (a stall in one run) the total far outside them."""
+    spread = c.total_seconds_spread
+    widest, narrowest = max(spread.high, c.total_seconds), min(spread.low, c.total_seconds)
+    return widest - narrowest > _NOISY * c.total_seconds
+
+
 def _noise(curve: TradeoffCurve) -> str | None:
-    wide = [
-        c.label
-        for c in curve.configurations
-        if c.total_seconds_spread.high - c.total_seconds_spread.low > _NOISY * c.total_seconds and c.total_seconds_spread.runs > 1
-    ]
+    wide = [c.label for c in curve.configurations if c.total_seconds_spread.runs > 1 and _unsteady(c)]
     if not wide:
-        return f"The machine was steady: no configuration's quartiles are further apart than {_NOISY:.0%} of its time."
+        return f"The machine was steady: no configuration's times spread over more than {_NOISY:.0%}."
     named = ", ".join(wide)
-    return (
-        f"The machine was not steady: quartiles further apart than {_NOISY:.0%} of the time for {named}. Trust ratios, not seconds."
-    )
+    return f"The machine was not steady: times spread over more than {_NOISY:.0%} for {named}. Trust ratios, not seconds."

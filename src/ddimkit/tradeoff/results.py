@@ -45,7 +45,7 @@ class ConfigurationResult:
 
     Attributes:
         sampler: the class's name.
-        steps: S.
+        steps: number of timesteps.
         eta: of DDIM; 1 for DDPM, whose noise it is; None for a sampler without one.
         baseline: whether the others' speed-ups are relative to this one.
         timesteps: the timesteps walked.
@@ -100,7 +100,7 @@ def label(sampler: str, steps: int, eta: float | None) -> str:
 
 @dataclass(frozen=True)
 class TradeoffCurve:
-    """Every result of a sweep, with what it was measured on.
+    r"""Every result of a sweep, with what it was measured on.
 
     Attributes:
         model: name, hash of weights, schedule and sample shape of the model.
@@ -108,7 +108,7 @@ class TradeoffCurve:
         versions: of Python, torch, numpy and ddimkit.
         settings: device, data type, batch size and rounds of the sweep.
         configurations: the results.
-        samples: the images of each configuration by its label, (B, *sample_shape), not saved with the curve.
+        samples: the images of each configuration by its label, (B, \*sample_shape), not saved with the curve.
     """
 
     model: Mapping[str, Any]
@@ -147,11 +147,14 @@ class TradeoffCurve:
             FileNotFoundError: there is no such file.
             DDIMKitError: the file is no JSON of a sweep, or of a schema this version does not know.
         """
+        path = Path(path)
         try:
             saved = json.loads(path.read_text())
             if saved["schema_version"] != _SCHEMA:
                 raise DDIMKitError(f"{path} is of schema {saved['schema_version']}; this version reads schema {_SCHEMA}")
             results = tuple(_result(c) for c in saved["configurations"])
+            if sum(c.baseline for c in results) != 1:
+                raise ValueError("it has no baseline, or several")
             return cls(saved["model"], saved["machine"], saved["versions"], saved["settings"], results)
         except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
             raise DDIMKitError(f"{path} is not the results.json of a sweep: {type(error).__name__} {error}") from error

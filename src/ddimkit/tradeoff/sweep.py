@@ -10,22 +10,28 @@ Every finished unit is kept in the output folder, and a later call goes on from 
 import hashlib
 import inspect
 import json
+import operator
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ddimkit.errors import DDIMKitError
+from ddimkit.loop import check_device
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.samplers import DDIMSampler, DDPMSampler
 from ddimkit.sampling import PlanSampler
 from ddimkit.tradeoff.results import ConfigurationResult, Spread, TradeoffCurve, label
 from ddimkit.tradeoff.timing import describe_machine, first_rows, measure_overhead, measure_peak_memory, time_run, versions
+
+T = TypeVar("T")
 
 __all__ = ["LONG", "Progress", "SamplerMaker", "forget", "sweep"]
 
@@ -90,10 +96,10 @@ class _Measured:
             return fresh
         try:
             state = json.loads((folder / _STATE).read_text())
-            with np.load(folder / _SAMPLES, allow_pickle=False) as images:
+            with (folder / _SAMPLES).open("rb") as file, np.load(file, allow_pickle=False) as images:
                 samples = {key: images[key] for key in images.files}
             found = cls(folder=folder, samples=samples, **state)
-        except (OSError, TypeError, ValueError) as error:
+        except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise DDIMKitError(f"{folder} holds a damaged sweep ({error}): remove it, or choose another folder") from error
         if found.fingerprint != fingerprint:
             raise DDIMKitError(
@@ -172,10 +178,18 @@ def sweep(
         ValueError: a step count or eta out of range, no seeds, fewer than one round.
         DDIMKitError: ``out`` holds a sweep of something else, or a damaged one.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    seeds = tuple(seeds)
+    if not isinstance(bundle, ModelBundle):
+        raise TypeError(f"bundle must be a ModelBundle, as in sweep(load_pretrained('mnist')), got {type(bundle).__name__}")
+    device = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    seeds, steps, etas = (
+        _listed(seeds, "seeds", operator.index),
+        _listed(steps, "steps", operator.index),
+        _listed(etas, "etas", float),
+    )
+    if not isinstance(rounds, int):
+        raise TypeError(f"rounds must be an int, got {rounds!r}")
     if not seeds or rounds < 1 or not steps:
-        raise ValueError(f"a sweep needs seeds, steps and rounds, got {len(seeds)} seeds, steps {tuple(steps)} and {rounds} rounds")
+        raise ValueError(f"a sweep needs seeds, steps and rounds, got {len(seeds)} seeds, steps {steps} and {rounds} rounds")
     made = configurations(bundle, steps, etas, samplers, eta_max_steps)
     if isinstance(bundle.model, torch.nn.Module):
         bundle.model.to(device)
@@ -186,11 +200,20 @@ def sweep(
         "schedule_sha256": bundle.schedule.sha256,
         "sample_shape": list(bundle.sample_shape),
     }
-    identity = [model, machine, versions(), settings, list(seeds), [(c.label, list(c.sampler.timesteps)) for c in made]]
+    planned = [(c.label, c.sampler.record(), c.sampler.plan().to_dict()) for c in made]
+    identity = [model, machine, versions(), settings, seeds, planned]
     measured = _Measured.load(hashlib.sha256(json.dumps(identity).encode()).hexdigest(), out)
     _measure(measured, made, bundle, seeds, rounds, device, progress or _silent)
     results = tuple(_result(c, measured, seeds, made[0]) for c in made)
     return TradeoffCurve(model, machine, versions(), settings, results, measured.samples)
+
+
+def _listed(values: Sequence[T], name: str, kind: Callable[[Any], T]) -> tuple[T, ...]:
+    try:
+        return tuple(kind(v) for v in values)
+    except (TypeError, ValueError):
+        wanted = "numbers, as in (0.0, 0.5)" if name == "etas" else "ints, as in (10, 20)"
+        raise TypeError(f"{name} must be a sequence of {wanted}, got {values!r}") from None
 
 
 def _silent(done: int, total: int, what: str) -> None:
@@ -227,7 +250,7 @@ def _measure(
             book[str(r)] = run.seconds
             if c is base or (c is not opening and c.steps > LONG):
                 measured.tenths[c.label] = list(run.tenths)
-            if c is not opening and c.label not in measured.samples:
+            if c is not opening and c.label not in measured.extras:
                 measured.samples[c.label] = run.samples.numpy()
                 measured.extras[c.label] = _extras(c, bundle, seeds, device)
             measured.save()

@@ -1,0 +1,81 @@
+"""Made-up sweeps: a toy bundle that takes no time, and curves whose numbers a test chooses."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ddimkit import ModelBundle, NoiseSchedule, TradeoffCurve
+from ddimkit.tradeoff.results import ConfigurationResult, Spread
+from probes import Counting, smooth
+
+TOTAL = 20
+SCHEDULE = NoiseSchedule.cosine(TOTAL)
+SHAPE = (1, 4, 4)
+
+
+def toy(model: Any = None, **changes: Any) -> ModelBundle:
+    """An elementwise model of x0 whose calls are counted."""
+    settings: dict[str, Any] = {"prediction": "x0", "clip": (-1.0, 1.0), "name": "toy", **changes}
+    return ModelBundle(Counting(smooth) if model is None else model, SCHEDULE, SHAPE, **settings)
+
+
+def blue(x: Tensor, t: Tensor) -> Tensor:
+    return smooth(x, t) - 1
+
+
+def result(
+    sampler: str = "DDIMSampler",
+    steps: int = 10,
+    eta: float | None = 0.0,
+    *,
+    seconds: float | None = None,
+    speedup: float | None = None,
+    spread: float = 0.01,
+    overhead: float = 0.001,
+    memory: int | None = 2**20,
+    baseline: bool = False,
+    runs: int = 3,
+) -> ConfigurationResult:
+    """One result; by default time is 10 ms a model call, a thousandth of it overhead, and a quartile 1 % of it away."""
+    total = steps / 100 if seconds is None else seconds
+    gain = 1000 / steps if speedup is None else speedup
+    return ConfigurationResult(
+        sampler=sampler,
+        steps=steps,
+        eta=eta,
+        baseline=baseline,
+        timesteps=tuple(range(steps - 1, -1, -1)),
+        seeds=(0, 1),
+        nfe=steps,
+        total_seconds=total,
+        total_seconds_spread=Spread(total * (1 - spread), total * (1 + spread), runs, "rounds"),
+        per_sample_seconds=total / 2,
+        speedup=gain,
+        speedup_spread=Spread(gain * (1 - spread), gain * (1 + spread), runs, "rounds"),
+        sampler_overhead_seconds=total * overhead,
+        peak_memory_bytes=memory,
+        peak_memory_note="torch profiler" if memory is not None else "no profiler here",
+        quality=None,
+        record={"sampler": sampler, "nfe": steps},
+    )
+
+
+BASELINE = result("DDPMSampler", 1000, 1.0, baseline=True)
+
+
+def curve(*results: ConfigurationResult, baseline: ConfigurationResult = BASELINE, images: bool = False, **changes: Any) -> TradeoffCurve:
+    """The baseline and some results; ``images`` adds two random ones to each."""
+    every = (baseline, *results)
+    numbers = np.random.default_rng(0)
+    samples = {c.label: numbers.uniform(-1, 1, (2, *SHAPE)).astype(np.float32) for c in every} if images else {}
+    made = TradeoffCurve(
+        model={"name": "toy", "weights_sha256": None, "schedule_sha256": SCHEDULE.sha256, "sample_shape": list(SHAPE)},
+        machine={"processor": "a processor", "cores": 2, "threads": 1, "system": "Linux", "device": "cpu"},
+        versions={"python": "3.11.7", "torch": "2.13.0", "numpy": "2.3.0", "ddimkit": "0.1.0"},
+        settings={"device": "cpu", "batch": 2, "dtype": "float32", "rounds": 3},
+        configurations=every,
+        samples=samples,
+    )
+    return replace(made, **changes)

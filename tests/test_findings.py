@@ -1,0 +1,229 @@
+"""What is said of a curve follows from its numbers, either way; and curves are kept, read and compared."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curves import BASELINE, curve, result
+from ddimkit import DDIMKitError, TradeoffCurve
+from ddimkit.tradeoff.compare import compare
+from ddimkit.tradeoff.findings import findings, fit_power, main_line
+from ddimkit.tradeoff.results import ConfigurationResult, Spread
+
+GOLDEN = Path(__file__).parent / "golden" / "curve_v1.json"
+STEPS = (10, 20, 50)
+
+
+def line(**settings: Any) -> list[ConfigurationResult]:
+    return [result(steps=s, **settings) for s in STEPS]
+
+
+def grown(power: float) -> list[ConfigurationResult]:
+    return [result(steps=s, seconds=0.1 * (s / 10) ** power) for s in STEPS]
+
+
+def etas(ratio: float, **settings: Any) -> list[ConfigurationResult]:
+    return line() + [result(steps=s, eta=0.5, seconds=ratio * s / 100, **settings) for s in STEPS]
+
+
+# A curve, what its findings must say, and what they must not.
+TABLE: dict[str, tuple[TradeoffCurve, str, str]] = {
+    "time in proportion to steps": (curve(*grown(1)), "DDIM's time grows in proportion to the number of steps", "slowly"),
+    "a slope is stated": (curve(*grown(1)), "is 1.000 (R² 1.0000)", "faster"),
+    "time grows more slowly": (curve(*grown(0.5)), "time grows more slowly than the number of steps", "proportion"),
+    "time hardly grows": (curve(*grown(0.01)), "the fitted slope on log-log axes is 0.010", "proportion"),
+    "time grows faster": (curve(*grown(1.5)), "time grows faster than the number of steps", "proportion"),
+    "speed-ups of the calls": (curve(*line()), "Speed-up of DDIM over DDPM-1000: 20.0× at 50, 50.0× at 20, 100.0× at 10", "alone"),
+    "speed-ups as expected": (curve(*line()), "Each is within 10% of the ratio of their model calls", "Not explained"),
+    "speed-ups off": (
+        curve(result(steps=10, speedup=40.0), *line()[1:]),
+        "Not explained by the model calls alone (10% tolerance): 10 steps: 40.0× where the calls alone give 100.0×.",
+        "Each is within",
+    ),
+    "no speed-up": (curve(*line(speedup=1.0)), "50 steps: 1.0× where the calls alone give 20.0×", "Each is within"),
+    "little overhead": (curve(*line()), "Nearly all time is the model's: its overhead is at most 0.10% of a run", "itself"),
+    "overhead dominates": (
+        curve(result(steps=20, overhead=0.8)),
+        "The sampler itself takes a share of the time: its overhead is at most 80.00% of a run (DDIM-20)",
+        "Nearly all",
+    ),
+    "noise is free": (curve(*etas(1.0)), "costs no time that these runs can tell from chance: the median ratio to eta 0 is 1.000", "dearer"),
+    "noise is dear": (curve(*etas(1.5)), "costs time: the median ratio to eta 0 is 1.500; clearly dearer: DDIM-10 eta 0.5 1.50×", "chance"),
+    "noise is dear within the quartiles": (curve(*etas(1.2, spread=0.5)), "costs no time that these runs can tell from chance", "dearer"),
+    "noise saves time": (curve(*etas(0.5)), "the median ratio to eta 0 is 0.500", "dearer"),
+    "memory is flat": (curve(*line()), "Peak memory does not depend on the configuration: 1.0 MiB", "differs"),
+    "memory grows": (
+        curve(*[result(steps=s, memory=s * 2**20) for s in STEPS]),
+        "Peak memory differs between configurations: 1.0 to 50.0 MiB beyond the weights, most for DDIM-50",
+        "does not depend",
+    ),
+    "memory unknown": (
+        curve(*line(memory=None), baseline=replace(BASELINE, peak_memory_bytes=None, peak_memory_note="no profiler here")),
+        "Peak memory could not be measured: no profiler here",
+        "MiB",
+    ),
+    "a steady machine": (curve(*line()), "The machine was steady", "not steady"),
+    "an unsteady machine": (curve(*line(), result(steps=5, spread=0.3)), "not steady: times spread over more than 25% for DDIM-5.", "was steady"),
+    "a stall in a run": (
+        curve(*line(), replace(result(steps=5), total_seconds=1.0, total_seconds_spread=Spread(0.05, 0.051, 10, "tenths of one run"))),
+        "not steady: times spread over more than 25% for DDIM-5.",
+        "was steady",
+    ),
+    "one run tells nothing of steadiness": (curve(result(runs=1, spread=0.3)), "The machine was steady", "not steady"),
+}
+
+
+@pytest.mark.parametrize(("made", "said", "unsaid"), TABLE.values(), ids=TABLE)
+def test_findings_follow_the_numbers(made: TradeoffCurve, said: str, unsaid: str) -> None:
+    text = "\n".join(findings(made))
+    assert said in text
+    assert unsaid not in text
+
+
+def test_what_was_not_measured_is_not_spoken_of() -> None:
+    text = "\n".join(findings(curve(result(steps=10), result(steps=20))))
+    assert "log-log" not in text
+    assert "eta" not in text
+    assert len(findings(curve())) == 3  # a baseline alone: overhead, memory, steadiness
+
+
+def test_the_main_line_is_the_first_samplers_at_its_smallest_eta() -> None:
+    other = [result("OtherSampler", s, None) for s in STEPS]
+    noisy = [result(steps=s, eta=e) for s in STEPS for e in (1.0, 0.2)]
+    assert [(c.sampler, c.steps, c.eta) for c in main_line(curve(*noisy, *other))] == [("DDIMSampler", s, 0.2) for s in (50, 20, 10)]
+    assert [(c.sampler, c.steps) for c in main_line(curve(*other, *noisy))] == [("OtherSampler", s) for s in (50, 20, 10)]
+    assert main_line(curve()) == []
+
+
+@given(
+    slope=st.floats(-3, 3),
+    scale=st.floats(1e-3, 1e3),
+    steps=st.lists(st.integers(1, 1000), min_size=3, max_size=8, unique=True),
+)
+def test_a_power_law_is_found(slope: float, scale: float, steps: list[int]) -> None:
+    fit = fit_power(steps, [scale * s**slope for s in steps])
+    assert fit is not None
+    assert fit.slope == pytest.approx(slope, abs=1e-6)
+    for s in steps:
+        assert fit(s) == pytest.approx(scale * s**slope, rel=1e-6)
+    assert abs(slope) < 1e-3 or fit.r_squared == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("steps", [(), (10,), (10, 20), (10, 10, 20)])
+def test_too_few_step_counts_are_not_fitted(steps: tuple[int, ...]) -> None:
+    assert fit_power(steps, [1.0] * len(steps)) is None
+
+
+def test_times_that_do_not_change_have_no_slope() -> None:
+    fit = fit_power(STEPS, [0.5] * 3)
+    assert fit is not None
+    assert fit.slope == pytest.approx(0, abs=1e-12)
+    assert fit(77) == pytest.approx(0.5)
+
+
+def test_scattered_times_have_a_low_r_squared() -> None:
+    fit = fit_power((1, 2, 4, 8), (1, 5, 0.5, 3))
+    assert fit is not None
+    assert fit.r_squared < 0.2
+
+
+def slower(factor: float, gain: float = 1.0, **settings: Any) -> list[ConfigurationResult]:
+    return [result(steps=s, seconds=factor * s / 100, speedup=gain * 1000 / s, **settings) for s in STEPS]
+
+
+def test_speed_ups_that_are_maintained() -> None:
+    found = compare(curve(*line()), curve(*slower(3, 1.05), baseline=replace(BASELINE, total_seconds=30.0)))
+    assert found.maintained
+    assert found.finding == (
+        "Relative speed-ups are maintained: over 3 configurations the largest change is +5.0% (DDIM-10)."
+    )
+    assert found.rows()[0][:4] == ("DDPM-1000", "10", "30", "0.333×")
+    assert found.rows()[1] == ("DDIM-10", "0.1", "0.3", "0.333×", "100×", "105×", "1.050")
+
+
+def test_speed_ups_that_are_not_maintained() -> None:
+    moved = [*slower(3)[:2], result(steps=50, speedup=10.0)]
+    found = compare(curve(*line()), curve(*moved))
+    assert not found.maintained
+    assert found.finding == "Relative speed-ups are not maintained for 1 of 3 configurations: DDIM-50 20× against 10×."
+
+
+def test_speed_ups_within_their_quartiles_are_maintained() -> None:
+    assert compare(curve(*line(spread=0.3)), curve(*slower(1, 1.5, spread=0.3))).maintained
+    assert not compare(curve(*line(spread=0.1)), curve(*slower(1, 1.5, spread=0.1))).maintained
+
+
+def test_only_what_both_have_is_compared() -> None:
+    found = compare(curve(*line(), result(eta=0.5)), curve(result(steps=20), result(steps=20, eta=0.5)))
+    assert [(a.label, b.label) for a, b in found.pairs] == [("DDPM-1000", "DDPM-1000"), ("DDIM-20", "DDIM-20")]
+
+
+def test_nothing_in_common_is_refused() -> None:
+    with pytest.raises(DDIMKitError, match="no configuration in common: sweep the same steps"):
+        compare(curve(result(steps=10)), curve(result(steps=20), result(steps=10, eta=1.0)))
+
+
+def test_differences_are_named() -> None:
+    first = curve(*line())
+    other = replace(first, machine={**first.machine, "cores": 64, "gpu": "a GPU"}, model={**first.model, "schedule_sha256": "0"})
+    differences = compare(first, other).differences
+    assert differences == ("machine cores: 2 against 64", "machine gpu: None against a GPU")
+    assert compare(first, first).differences == ()
+
+
+def test_results_round_trip(tmp_path: Path) -> None:
+    path, made = tmp_path / "results.json", curve(*etas(1.1), result("MySampler", 7, None, memory=None))
+    made.save(path)
+    assert TradeoffCurve.load(path) == made
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_the_first_schema_stays_readable() -> None:
+    found = TradeoffCurve.load(GOLDEN)
+    assert json.loads(json.dumps(found.to_dict())) == json.loads(GOLDEN.read_text())
+    assert found == curve(*etas(1.1), result("MySampler", 7, None, memory=None))
+
+
+def changed(**changes: Any) -> str:
+    return json.dumps({**json.loads(GOLDEN.read_text()), **changes})
+
+
+def with_result(**changes: Any) -> str:
+    saved = json.loads(GOLDEN.read_text())
+    saved["configurations"][1].update(changes)
+    return json.dumps(saved)
+
+
+WRONG: dict[str, tuple[str, str]] = {
+    "empty": ("", "not the results.json of a sweep"),
+    "cut off": (GOLDEN.read_text()[:500] if GOLDEN.exists() else "", "not the results.json of a sweep"),
+    "a list": ("[1, 2]", "not the results.json of a sweep"),
+    "a number": ("3", "not the results.json of a sweep"),
+    "something else": ('{"a": 1}', "not the results.json of a sweep"),
+    "a later schema": (changed(schema_version=2), "is of schema 2; this version reads schema 1"),
+    "no results": (changed(configurations=[]), "no baseline"),
+    "results that are no list": (changed(configurations=3), "not the results.json of a sweep"),
+    "two baselines": (with_result(baseline=True), "no baseline, or several"),
+    "a field too many": (with_result(mood="good"), "not the results.json of a sweep"),
+    "a spread that is a number": (with_result(speedup_spread=3), "not the results.json of a sweep"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG.values(), ids=WRONG)
+def test_a_wrong_file_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(DDIMKitError, match=message) as caught:
+        TradeoffCurve.load(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_file_of_bytes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(DDIMKitError, match=r"not the results\.json of a sweep"):
+        TradeoffCurve.load(tmp_path / "results.json")

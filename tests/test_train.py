@@ -1,0 +1,340 @@
+"""The training recipe: it learns, goes on where it stopped, and refuses what is not its own."""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ddimkit import DDIMSampler, NoiseSchedule, UNetConfig, WeightsError
+from ddimkit.models import data
+from ddimkit.models import train as recipes
+from ddimkit.models.bundle import load_bundle
+from ddimkit.models.train import Recipe, Trainer, train
+from ddimkit.prediction import Prediction, prediction_target, x0_coefficients
+from probes import normal
+from strategies import schedules
+from test_data import idx
+
+CPU = torch.device("cpu")
+PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "x0", "v", "flow")
+TINY = Recipe(
+    unet=UNetConfig(1, 1, channels=(4, 8), blocks=1, attention_levels=(1,), groups=2),
+    schedule=NoiseSchedule.cosine(50),
+    prediction="v",
+    steps=60,
+    batch_size=4,
+    learning_rate=5e-3,
+    warmup=5,
+    clip=(-1.0, 1.0),
+)
+
+
+def strokes(count: int = 12) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Pictures (N, 28, 28) of one bright bar each, at different heights."""
+    images = np.zeros((count, 28, 28), np.uint8)
+    for i in range(count):
+        images[i, 2 * i : 2 * i + 4, 4:24] = 255
+    return images
+
+
+IMAGES = torch.from_numpy(strokes())[:, None]
+SMALL = IMAGES[:, :, ::2, ::2].contiguous()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A second thread only costs a network this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def trainer(recipe: Recipe = TINY, steps: int = 0, images: Tensor = SMALL) -> Trainer:
+    made = Trainer(recipe, images, CPU)
+    for _ in range(steps):
+        made.advance()
+    return made
+
+
+def everything(made: Trainer) -> dict[str, Tensor]:
+    moments = {f"{key}.{name}": made.optimiser.state[p][key] for name, p in made.parameters.items() for key in ("exp_avg", "exp_avg_sq")}
+    return {**{f"ema.{k}": v for k, v in made.ema.items()}, **{f"model.{k}": v.detach() for k, v in made.parameters.items()}, **moments}
+
+
+def assert_same(first: Trainer, second: Trainer) -> None:
+    assert first.step == second.step
+    for name, value in everything(first).items():
+        assert torch.equal(value, everything(second)[name]), name
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the bars in MNIST's files, whose expected size is theirs."""
+    monkeypatch.setitem(data._MNIST_SIZES, "train", len(IMAGES))  # type: ignore[misc]
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(strokes()))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(len(IMAGES), np.uint8)))
+    return tmp_path
+
+
+def test_the_loss_falls() -> None:
+    made = trainer()
+    losses = [float(made.advance()) for _ in range(40)]
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+    whole, begun, later = trainer(steps=12), trainer(steps=7), trainer()
+    begun.save(tmp_path / "checkpoint.safetensors")
+    assert not list(tmp_path.glob("*.partial"))
+    later.load(tmp_path / "checkpoint.safetensors")
+    assert_same(begun, later)
+    for _ in range(5):
+        later.advance()
+    assert_same(whole, later)
+
+
+def test_a_checkpoint_of_step_0_begins_anew(tmp_path: Path) -> None:
+    fresh, later = trainer(), trainer(replace(TINY, seed=0))
+    fresh.save(tmp_path / "checkpoint.safetensors")
+    later.load(tmp_path / "checkpoint.safetensors")
+    for made in (fresh, later):
+        made.advance()
+    assert_same(fresh, later)
+
+
+def test_train_goes_on_after_an_interruption(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, advance = replace(TINY, steps=12), Trainer.advance
+    whole = train(recipe, folder, folder / "whole", device="cpu", progress=False)
+
+    def stopping(self: Trainer) -> Tensor:
+        if self.step == 8:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    monkeypatch.setattr(Trainer, "advance", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, folder, folder / "parts", device="cpu", progress=False, save_every=5)
+    calls: list[int] = []
+
+    def counting(self: Trainer) -> Tensor:
+        calls.append(self.step)
+        return advance(self)
+
+    monkeypatch.setattr(Trainer, "advance", counting)
+    found = train(recipe, folder, folder / "parts", device="cpu", progress=False, save_every=5)
+    assert calls == list(range(5, 12))
+    first, second = load_file(whole), load_file(found)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert load_bundle(whole).figures == load_bundle(found).figures
+
+
+def test_finished_weights_load_and_sample(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = train(replace(TINY, steps=3), folder, folder / "out", device="cpu", progress=False)
+    assert capsys.readouterr() == ("", "")
+    lines = (folder / "out" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [3]
+    bundle = load_bundle(weights)
+    assert (bundle.name, bundle.prediction, bundle.clip, bundle.sample_shape) == ("mnist", "v", (-1.0, 1.0), (1, 28, 28))
+    assert bundle.schedule == TINY.schedule
+    assert bundle.figures["steps"] == 3
+    assert bundle.figures["images"] == len(IMAGES)
+    x = bundle.sampler(DDIMSampler, steps=3).sample(bundle.model, (2, *bundle.sample_shape), seed=0)
+    assert bool((x.abs() <= 1).all())
+
+
+def test_more_steps_go_on_from_a_finished_run(folder: Path) -> None:
+    train(replace(TINY, steps=3), folder, folder / "out", device="cpu", progress=False)
+    weights = train(replace(TINY, steps=5, clip=None), folder, folder / "out", device="cpu", progress=False)
+    assert load_bundle(weights).figures["steps"] == 5
+    assert load_bundle(weights).clip is None
+
+
+OTHERS: list[dict[str, Any]] = [
+    {"prediction": "epsilon"},
+    {"learning_rate": 1e-3},
+    {"seed": 1},
+    {"batch_size": 5},
+    {"schedule": NoiseSchedule.cosine(51)},
+    {"unet": replace(TINY.unet, channels=(8, 8))},
+]
+
+
+@pytest.mark.parametrize("change", OTHERS, ids=[next(iter(change)) for change in OTHERS])
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    trainer().save(path)
+    with pytest.raises(WeightsError, match="another recipe: use another --out") as caught:
+        trainer(replace(TINY, **change)).load(path)
+    assert str(path) in str(caught.value)
+
+
+def without_a_tensor(path: Path) -> None:
+    made, tensors = trainer(), load_file(path)
+    tensors.popitem()
+    save_file(tensors, path, {"step": "1", "loss": "nan", "recipe": json.dumps(made._identity())})
+
+
+def with_another_shape(path: Path) -> None:
+    made, tensors = trainer(), load_file(path)
+    tensors["model.conv_in.weight"] = torch.zeros(1)
+    save_file(tensors, path, {"step": "1", "loss": "nan", "recipe": json.dumps(made._identity())})
+
+
+def without_a_step(path: Path) -> None:
+    save_file(load_file(path), path, {"recipe": json.dumps(trainer()._identity())})
+
+
+DAMAGE: dict[str, Callable[[Path], Any]] = {
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "empty": lambda path: path.write_bytes(b""),
+    "no safetensors": lambda path: path.write_bytes(b"PK\x03\x04" + bytes(1000)),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "no metadata": lambda path: save_file(load_file(path), path),
+    "a recipe that is no JSON": lambda path: save_file(load_file(path), path, {"recipe": "{"}),
+    "no step": without_a_step,
+    "a tensor missing": without_a_tensor,
+    "a tensor of another shape": with_another_shape,
+}
+
+
+@pytest.mark.promise(46)
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: Callable[[Path], Any]) -> None:
+    path, later = tmp_path / "checkpoint.safetensors", trainer()
+    trainer(steps=1).save(path)
+    damage(path)
+    before = {name: p.detach().clone() for name, p in later.parameters.items()}
+    with pytest.raises(WeightsError, match=r"checkpoint\.safetensors"):
+        later.load(path)
+    assert later.step == 0
+    assert all(torch.equal(p.detach(), before[name]) for name, p in later.parameters.items())
+
+
+@given(
+    steps=st.integers(1, 3000),
+    warmup=st.integers(0, 400),
+    decay=st.floats(0, 1),
+    peak=st.floats(1e-6, 1),
+)
+def test_rates_warm_up_and_fall_to_0(steps: int, warmup: int, decay: float, peak: float) -> None:
+    recipe = Recipe(steps=steps, warmup=warmup, decay=decay, learning_rate=peak)
+    rates = [recipe.rate(step) for step in range(steps + 1)]
+    assert rates[-1] == 0
+    assert all(0 < rate <= peak for rate in rates[:-1])
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[0] == pytest.approx(peak * min(1 / max(1, warmup), min(1, steps / max(1, decay * steps))))
+
+
+def test_the_rate_of_a_step_is_the_optimisers() -> None:
+    made = trainer()
+    for step in range(3):
+        made.advance()
+        assert made.optimiser.param_groups[0]["lr"] == TINY.rate(step)
+    assert TINY.rate(0) == pytest.approx(TINY.learning_rate / 5)
+    assert TINY.rate(5) == TINY.learning_rate
+
+
+def test_the_moving_average() -> None:
+    made = trainer(replace(TINY, ema_decay=0.3))
+    expected = {name: value.clone() for name, value in made.ema.items()}
+    for step in range(1, 6):
+        made.advance()
+        decay = min(0.3, (1 + step) / (10 + step))
+        for name, p in made.parameters.items():
+            expected[name] = decay * expected[name] + (1 - decay) * p.detach()
+            torch.testing.assert_close(made.ema[name], expected[name], rtol=1e-5, atol=1e-7)
+    model: Any = made.bundle().model
+    assert not model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, made.ema[name])
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@given(schedule=schedules(min_size=2, max_size=8), seed=st.integers(0, 99), shape=st.sampled_from([(3,), (3, 2), (3, 1, 2, 2)]))
+def test_a_target_leads_back_to_the_clean_image(
+    prediction: Prediction, schedule: NoiseSchedule, seed: int, shape: tuple[int, ...]
+) -> None:
+    x0, eps = normal(*shape, seed=seed, dtype=torch.float64), normal(*shape, seed=seed + 1, dtype=torch.float64)
+    t = torch.arange(3) % schedule.num_timesteps
+    x, target = schedule.add_noise(x0, eps, t), prediction_target(prediction, schedule, x0, eps, t)
+    pairs = x0_coefficients(prediction, schedule.signal[t.numpy()], schedule.noise[t.numpy()])
+    A, B = (torch.from_numpy(v).reshape(-1, *(1,) * (x.ndim - 1)) for v in pairs)
+    torch.testing.assert_close(A * x + B * target, x0, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_every_prediction_trains(prediction: Prediction) -> None:
+    assert math.isfinite(float(trainer(replace(TINY, prediction=prediction, flip=True), steps=2).advance()))
+
+
+@given(batch_size=st.integers(1, 40), step=st.integers(0, 1000))
+def test_timesteps_are_stratified(batch_size: int, step: int) -> None:
+    made = Trainer.__new__(Trainer)
+    made.recipe, made.images, made.device, made.step = replace(TINY, batch_size=batch_size), SMALL, CPU, step
+    x0, eps, t = made.batch()
+    total = TINY.schedule.num_timesteps
+    assert x0.shape == eps.shape == (batch_size, 1, 14, 14)
+    assert (float(x0.min()), float(x0.max())) == (-1, 1)
+    for i, value in enumerate(t.tolist()):
+        assert math.floor(i * total / batch_size) <= value <= (i + 1) * total / batch_size
+    again = made.batch()
+    assert all(torch.equal(a, b) for a, b in zip((x0, eps, t), again, strict=True))
+    made.step += 1
+    assert not torch.equal(made.batch()[1], eps)
+
+
+def test_the_global_random_state_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    trainer(steps=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run() -> None:
+    made = trainer(replace(TINY, learning_rate=1e30, warmup=0, steps=4))
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step \d+: lower learning_rate"):
+        list(made.run(progress=False, report_every=1))
+
+
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"batch_size": 0}])
+def test_a_wrong_recipe_is_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="at least 1, got"):
+        Recipe(**settings)  # type: ignore[arg-type]
+
+
+def test_a_recipe_describes_itself_as_json() -> None:
+    described = recipes.MNIST_RECIPE.describe()
+    assert json.loads(json.dumps(described))["schedule"] == dict(recipes.MNIST_RECIPE.schedule.spec or {})
+    assert described["unet"] == asdict(recipes.MNIST_RECIPE.unet)
+
+
+def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "--help"])
+    with pytest.raises(SystemExit) as done:
+        recipes.main()
+    assert done.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in ("mnist", "--data", "--out", "--steps", "--device"))
+
+
+def test_main_trains(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(recipes._RECIPES, "mnist", TINY)
+    out = folder / "made"
+    monkeypatch.setattr(sys, "argv", ["train", "mnist", "--data", str(folder), "--out", str(out), "--steps", "2", "--device", "cpu"])
+    recipes.main()
+    assert capsys.readouterr().out.strip() == str(out / "mnist.safetensors")
+    assert load_bundle(out / "mnist.safetensors").figures["steps"] == 2
