@@ -65,7 +65,9 @@ def result(
 BASELINE = result("DDPMSampler", 1000, 1.0, baseline=True)
 
 
-def curve(*results: ConfigurationResult, baseline: ConfigurationResult = BASELINE, images: bool = False, **changes: Any) -> TradeoffCurve:
+def curve(
+    *results: ConfigurationResult, baseline: ConfigurationResult = BASELINE, images: bool = False, **changes: Any
+) -> TradeoffCurve:
     """The baseline and some results; ``images`` adds two random ones to each."""
     every = (baseline, *results)
     numbers = np.random.default_rng(0)

@@ -68,7 +68,16 @@ def test_charts_are_drawn(tmp_path: Path, results: list[ConfigurationResult], na
         ([*GRID, result(steps=100)], GRID),
         ([*GRID, result(steps=7, eta=0.5)], GRID),
     ],
-    ids=["a grid", "one eta", "ddpm first", "one eta and ddpm", "a plug-in first", "no steps in common", "eta 0 alone", "eta 0.5 alone"],
+    ids=[
+        "a grid",
+        "one eta",
+        "ddpm first",
+        "one eta and ddpm",
+        "a plug-in first",
+        "no steps in common",
+        "eta 0 alone",
+        "eta 0.5 alone",
+    ],
 )
 def test_the_eta_chart_shows_steps_that_ran_with_every_eta(
     results: list[ConfigurationResult], shown: list[ConfigurationResult]
@@ -90,7 +99,9 @@ def test_the_picture_of_an_earlier_sweep_does_not_stay(tmp_path: Path) -> None:
 def test_samples_that_are_no_images_are_said_to_be_none(tmp_path: Path) -> None:
     made = curve(*GRID)
     vectors = {c.label: np.zeros((2, 3), np.float32) for c in made.configurations}
-    drawn = draw_charts(TradeoffCurve(made.model, made.machine, made.versions, made.settings, made.configurations, vectors), tmp_path)
+    drawn = draw_charts(
+        TradeoffCurve(made.model, made.machine, made.versions, made.settings, made.configurations, vectors), tmp_path
+    )
     assert {path.stem for path in drawn} == {"timing", "speedup", "samples", "eta"}
 
 

@@ -55,7 +55,7 @@ def test_idx_round_trip(tmp_path_factory: pytest.TempPathFactory, shape: tuple[i
 def test_idx_of_another_length_is_refused(tmp_path_factory: pytest.TempPathFactory, shape: tuple[int, ...], change: int) -> None:
     path, whole = tmp_path_factory.getbasetemp() / "length", idx(pixels(*shape))
     path.write_bytes(whole[:change] if change < 0 else whole + bytes(change))
-    with pytest.raises(ValueError, match="truncated or damaged|not an IDX file") as caught:
+    with pytest.raises(ValueError, match=r"truncated or damaged|not an IDX file") as caught:
         read_idx(path)
     assert str(path) in str(caught.value)
 
@@ -95,7 +95,9 @@ WRONG: list[tuple[str, Callable[[Path], Any], str, bytes, str]] = [
 
 
 @pytest.mark.parametrize(("_", "read", "name", "content", "message"), WRONG, ids=[case[0] for case in WRONG])
-def test_a_wrong_file_is_named(tmp_path: Path, _: str, read: Callable[[Path], Any], name: str, content: bytes, message: str) -> None:
+def test_a_wrong_file_is_named(
+    tmp_path: Path, _: str, read: Callable[[Path], Any], name: str, content: bytes, message: str
+) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
@@ -133,7 +135,11 @@ def test_a_missing_part_of_mnist_is_named(mnist: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "values"),
-    [("train-images-idx3-ubyte", pixels(2, 28, 28)), ("train-images-idx3-ubyte", pixels(3, 28, 27)), ("train-labels-idx1-ubyte", pixels(2))],
+    [
+        ("train-images-idx3-ubyte", pixels(2, 28, 28)),
+        ("train-images-idx3-ubyte", pixels(3, 28, 27)),
+        ("train-labels-idx1-ubyte", pixels(2)),
+    ],
     ids=["two images", "another width", "two labels"],
 )
 def test_mnist_of_another_size_is_refused(mnist: Path, name: str, values: Bytes) -> None:

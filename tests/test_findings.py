@@ -52,9 +52,21 @@ TABLE: dict[str, tuple[TradeoffCurve, str, str]] = {
         "The sampler itself takes a share of the time: its overhead is at most 80.00% of a run (DDIM-20)",
         "Nearly all",
     ),
-    "noise is free": (curve(*etas(1.0)), "costs no time that these runs can tell from chance: the median ratio to eta 0 is 1.000", "dearer"),
-    "noise is dear": (curve(*etas(1.5)), "costs time: the median ratio to eta 0 is 1.500; clearly dearer: DDIM-10 eta 0.5 1.50×", "chance"),
-    "noise is dear within the quartiles": (curve(*etas(1.2, spread=0.5)), "costs no time that these runs can tell from chance", "dearer"),
+    "noise is free": (
+        curve(*etas(1.0)),
+        "costs no time that these runs can tell from chance: the median ratio to eta 0 is 1.000",
+        "dearer",
+    ),
+    "noise is dear": (
+        curve(*etas(1.5)),
+        "costs time: the median ratio to eta 0 is 1.500; clearly dearer: DDIM-10 eta 0.5 1.50×",
+        "chance",
+    ),
+    "noise is dear within the quartiles": (
+        curve(*etas(1.2, spread=0.5)),
+        "costs no time that these runs can tell from chance",
+        "dearer",
+    ),
     "noise saves time": (curve(*etas(0.5)), "the median ratio to eta 0 is 0.500", "dearer"),
     "memory is flat": (curve(*line()), "Peak memory does not depend on the configuration: 1.0 MiB", "differs"),
     "memory grows": (
@@ -68,9 +80,15 @@ TABLE: dict[str, tuple[TradeoffCurve, str, str]] = {
         "MiB",
     ),
     "a steady machine": (curve(*line()), "The machine was steady", "not steady"),
-    "an unsteady machine": (curve(*line(), result(steps=5, spread=0.3)), "not steady: times spread over more than 25% for DDIM-5.", "was steady"),
+    "an unsteady machine": (
+        curve(*line(), result(steps=5, spread=0.3)),
+        "not steady: times spread over more than 25% for DDIM-5.",
+        "was steady",
+    ),
     "a stall in a run": (
-        curve(*line(), replace(result(steps=5), total_seconds=1.0, total_seconds_spread=Spread(0.05, 0.051, 10, "tenths of one run"))),
+        curve(
+            *line(), replace(result(steps=5), total_seconds=1.0, total_seconds_spread=Spread(0.05, 0.051, 10, "tenths of one run"))
+        ),
         "not steady: times spread over more than 25% for DDIM-5.",
         "was steady",
     ),
@@ -95,7 +113,9 @@ def test_what_was_not_measured_is_not_spoken_of() -> None:
 def test_the_main_line_is_the_first_samplers_at_its_smallest_eta() -> None:
     other = [result("OtherSampler", s, None) for s in STEPS]
     noisy = [result(steps=s, eta=e) for s in STEPS for e in (1.0, 0.2)]
-    assert [(c.sampler, c.steps, c.eta) for c in main_line(curve(*noisy, *other))] == [("DDIMSampler", s, 0.2) for s in (50, 20, 10)]
+    assert [(c.sampler, c.steps, c.eta) for c in main_line(curve(*noisy, *other))] == [
+        ("DDIMSampler", s, 0.2) for s in (50, 20, 10)
+    ]
     assert [(c.sampler, c.steps) for c in main_line(curve(*other, *noisy))] == [("OtherSampler", s) for s in (50, 20, 10)]
     assert main_line(curve()) == []
 
@@ -139,9 +159,7 @@ def slower(factor: float, gain: float = 1.0, **settings: Any) -> list[Configurat
 def test_speed_ups_that_are_maintained() -> None:
     found = compare(curve(*line()), curve(*slower(3, 1.05), baseline=replace(BASELINE, total_seconds=30.0)))
     assert found.maintained
-    assert found.finding == (
-        "Relative speed-ups are maintained: over 3 configurations the largest change is +5.0% (DDIM-10)."
-    )
+    assert found.finding == ("Relative speed-ups are maintained: over 3 configurations the largest change is +5.0% (DDIM-10).")
     assert found.rows()[0][:4] == ("DDPM-1000", "10", "30", "0.333×")
     assert found.rows()[1] == ("DDIM-10", "0.1", "0.3", "0.333×", "100×", "105×", "1.050")
 

@@ -2,39 +2,16 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-import oracle
-from ddimkit import DDIMSampler, DDPMSampler, NoiseSchedule, PlanSampler
-from plugins import AdamsBashforth2
+from ddimkit import DDIMSampler, DDPMSampler, NoiseSchedule
 from probes import Counting, normal, smooth, twice
 
 SCHEDULE = NoiseSchedule.linear()
 TIMES = (999, 760, 400, 130, 9)
 
-SAMPLERS: dict[str, PlanSampler] = {
-    "ddim": DDIMSampler(SCHEDULE, timesteps=TIMES),
-    "ddim-eta": DDIMSampler(SCHEDULE, timesteps=TIMES, eta=0.4),
-    "ddpm-small": DDPMSampler(SCHEDULE, timesteps=TIMES),
-    "ddpm-large": DDPMSampler(SCHEDULE, timesteps=TIMES, variance="fixed_large"),
-    "multistep": AdamsBashforth2(SCHEDULE, timesteps=TIMES),
-}
-every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
-
-
-def as_array(x: Tensor) -> oracle.Array:
-    return x.numpy().astype(np.float64)
-
-
-def eps_model(x: oracle.Array, t: int) -> oracle.Array:
-    return np.asarray(x / (1 + x * x) + t / 8000, dtype=np.float64)
-
-
-def table_of_noise(rows: int, shape: tuple[int, ...]) -> dict[int, Tensor]:
-    return {draw: normal(*shape, seed=draw + 1, dtype=torch.float64) for draw in range(-1, rows)}
+SAMPLER = DDIMSampler(SCHEDULE, timesteps=TIMES)
 
 
 def wrong_models() -> list[tuple[str, Any, type[Exception], str]]:
@@ -52,7 +29,7 @@ def wrong_models() -> list[tuple[str, Any, type[Exception], str]]:
 @pytest.mark.parametrize(("_", "model", "error", "message"), wrong_models(), ids=[case[0] for case in wrong_models()])
 def test_a_wrong_model_is_refused(_: str, model: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        SAMPLERS["ddim"].sample(model, (2, 3), seed=0)
+        SAMPLER.sample(model, (2, 3), seed=0)
 
 
 def wrong_calls() -> list[tuple[dict[str, Any], type[Exception], str]]:
@@ -85,7 +62,7 @@ def wrong_calls() -> list[tuple[dict[str, Any], type[Exception], str]]:
 def test_a_wrong_call_is_refused_before_the_model_is_asked(arguments: Any, error: type[Exception], message: str) -> None:
     model = Counting()
     with pytest.raises(error, match=message):
-        SAMPLERS["ddim"].sample(model, **arguments)
+        SAMPLER.sample(model, **arguments)
     assert model.calls == 0
 
 

@@ -3,14 +3,12 @@
 import warnings
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import oracle
 from ddimkit import DDIMSampler, DDPMSampler, NoiseSchedule, PlanSampler
 from ddimkit.noise import STREAM_SAMPLER, STREAM_X_T, keyed_normal
 from plugins import AdamsBashforth2
@@ -28,18 +26,6 @@ SAMPLERS: dict[str, PlanSampler] = {
     "multistep": AdamsBashforth2(SCHEDULE, timesteps=TIMES),
 }
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
-
-
-def as_array(x: Tensor) -> oracle.Array:
-    return x.numpy().astype(np.float64)
-
-
-def eps_model(x: oracle.Array, t: int) -> oracle.Array:
-    return np.asarray(x / (1 + x * x) + t / 8000, dtype=np.float64)
-
-
-def table_of_noise(rows: int, shape: tuple[int, ...]) -> dict[int, Tensor]:
-    return {draw: normal(*shape, seed=draw + 1, dtype=torch.float64) for draw in range(-1, rows)}
 
 
 @pytest.mark.promise(7)

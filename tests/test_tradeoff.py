@@ -80,12 +80,16 @@ def calls(bundle: ModelBundle) -> int:
     return bundle.model.calls
 
 
-def measured(*, out: Path | None = None, progress: Log | None = None, bundle: ModelBundle | None = None, **changes: Any) -> TradeoffCurve:
+def measured(
+    *, out: Path | None = None, progress: Log | None = None, bundle: ModelBundle | None = None, **changes: Any
+) -> TradeoffCurve:
     return sweep(bundle or toy(), out=out, progress=progress, **{**SETTINGS, **changes})
 
 
 def same_samples(first: TradeoffCurve, second: TradeoffCurve) -> bool:
-    return first.samples.keys() == second.samples.keys() and all(np.array_equal(first.samples[k], second.samples[k]) for k in first.samples)
+    return first.samples.keys() == second.samples.keys() and all(
+        np.array_equal(first.samples[k], second.samples[k]) for k in first.samples
+    )
 
 
 def test_results_are_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +261,7 @@ def test_a_damaged_state_is_refused(tmp_path: Path, damage: Callable[[Path], obj
     with pytest.raises(KeyboardInterrupt):
         measured(out=tmp_path, progress=Log(3))
     damage(tmp_path)
-    with pytest.raises(DDIMKitError, match="holds a damaged sweep .*: remove it, or choose another folder") as caught:
+    with pytest.raises(DDIMKitError, match=r"holds a damaged sweep .*: remove it, or choose another folder") as caught:
         measured(out=tmp_path)
     assert str(tmp_path) in str(caught.value)
 
@@ -303,7 +307,7 @@ def test_the_baseline_is_not_run_a_second_time() -> None:
     ids=["steps", "etas", "samplers"],
 )
 def test_the_same_configuration_twice_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="asked for twice: .*DDIM-2"):
+    with pytest.raises(ValueError, match=r"asked for twice: .*DDIM-2"):
         labels(**settings)
 
 

@@ -69,8 +69,14 @@ def trainer(recipe: Recipe = TINY, steps: int = 0, images: Tensor = SMALL) -> Tr
 
 
 def everything(made: Trainer) -> dict[str, Tensor]:
-    moments = {f"{key}.{name}": made.optimiser.state[p][key] for name, p in made.parameters.items() for key in ("exp_avg", "exp_avg_sq")}
-    return {**{f"ema.{k}": v for k, v in made.ema.items()}, **{f"model.{k}": v.detach() for k, v in made.parameters.items()}, **moments}
+    moments = {
+        f"{key}.{name}": made.optimiser.state[p][key] for name, p in made.parameters.items() for key in ("exp_avg", "exp_avg_sq")
+    }
+    return {
+        **{f"ema.{k}": v for k, v in made.ema.items()},
+        **{f"model.{k}": v.detach() for k, v in made.parameters.items()},
+        **moments,
+    }
 
 
 def assert_same(first: Trainer, second: Trainer) -> None:
@@ -334,7 +340,9 @@ def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 def test_main_trains(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(recipes._RECIPES, "mnist", TINY)
     out = folder / "made"
-    monkeypatch.setattr(sys, "argv", ["train", "mnist", "--data", str(folder), "--out", str(out), "--steps", "2", "--device", "cpu"])
+    monkeypatch.setattr(
+        sys, "argv", ["train", "mnist", "--data", str(folder), "--out", str(out), "--steps", "2", "--device", "cpu"]
+    )
     recipes.main()
     assert capsys.readouterr().out.strip() == str(out / "mnist.safetensors")
     assert load_bundle(out / "mnist.safetensors").figures["steps"] == 2

@@ -41,6 +41,7 @@ app = typer.Typer(
 )
 
 _SAMPLERS: dict[str, Callable[..., PlanSampler]] = {"ddim": DDIMSampler, "ddpm": DDPMSampler}
+_INTERRUPTED = 130
 _STUDY_STEPS = "10,20,50,100,250,500,1000"
 
 ModelOption = Annotated[str, typer.Option("--model", help="A bundled model's name, or package.module:name of a ModelBundle.")]
@@ -203,7 +204,7 @@ def sweep(
             )
     except KeyboardInterrupt:
         console.print(f"Stopped. What is finished is kept in {out}; the same command goes on from there.")
-        raise SystemExit(130) from None
+        raise SystemExit(_INTERRUPTED) from None
     curve.save(out / "results.json")
     draw_charts(curve, out)
     report = write_report(curve, out)
@@ -216,10 +217,13 @@ def sweep(
 def main() -> None:
     """Run the command line; what the user can mend is said in one line, without a traceback."""
     sys.path.insert(0, str(Path.cwd()))
+    code: object = 0
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # the exit code where a command was left early, else None
     except typer.Exit as done:
-        raise SystemExit(done.exit_code) from None
+        code = done.exit_code
+    except typer.Abort:
+        code = _INTERRUPTED
     except (DDIMKitError, ValueError, TypeError, OSError) as error:
         sys.exit(f"ddimkit: {error}")
     except Exception as error:
@@ -228,7 +232,10 @@ def main() -> None:
         if show is None or code is None:
             raise
         show()
-        raise SystemExit(code) from None
+    if code == _INTERRUPTED:
+        print("ddimkit: stopped", file=sys.stderr)
+    if code:
+        raise SystemExit(code)
 
 
 def _numbers(text: str, kind: Callable[[str], Any], option: str) -> list[Any]:
@@ -244,7 +251,7 @@ def _imported(name: str, what: str) -> object:
         found: object = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{what} {name!r} cannot be imported ({error}): write package.module:name") from error
     return found
 

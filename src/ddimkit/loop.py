@@ -28,7 +28,7 @@ NoiseFn = Callable[[int, Tensor], Tensor]
 NoiseSource = Callable[[int, Tensor], Tensor]
 
 # Numbers a block of noise holds: what the CPU's caches like, and 16 MiB elsewhere.
-_BLOCK_ELEMENTS_CPU = 2**16
+_BLOCK_ELEMENTS_CPU = 100_000
 _BLOCK_ELEMENTS_DEVICE = 2**22
 _TIMES_BLOCK = 64
 
@@ -182,7 +182,7 @@ def walk(run: Run, *, observe: bool) -> Iterator[tuple[int, Tensor, Tensor | Non
         output = check_output(model(x, t), x, learned)
         noise = source(run.start_at + k, x) if row.c else None
         out = buffers[k % 2]
-        if out is not None and output.untyped_storage().data_ptr() == out.untyped_storage().data_ptr():
+        if out is not None and output.data_ptr() == out.data_ptr():
             out = None  # the model gave back the x of its last call, which is this buffer
         x, x0 = advance(row, x, output, noise, history, coefficients, keep_x0, out)
         if depth and x0 is not None:
@@ -288,7 +288,11 @@ def _check_shape(shape: Sequence[int] | None, x_T: Tensor | None, coefficients: 
         if x_T is None:
             raise ValueError("give the shape of the batch, as in (16, 1, 28, 28), or x_T")
         shape = tuple(x_T.shape)
-    if isinstance(shape, str | Tensor) or not isinstance(shape, Sequence) or not all(isinstance(n, int) and not isinstance(n, bool) for n in shape):
+    if (
+        isinstance(shape, str | Tensor)
+        or not isinstance(shape, Sequence)
+        or not all(isinstance(n, int) and not isinstance(n, bool) for n in shape)
+    ):
         raise TypeError(f"shape must be a sequence of ints (B, ...), got {shape!r}")
     if not shape or min(shape) < 0:
         raise ValueError(f"shape must be (B, ...) of sizes at least 0, got {tuple(shape)}")

@@ -48,12 +48,20 @@ def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor], rounds: int = 1
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
-    for _ in range(rounds):
+    for i in range(rounds):
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1 = ((p1 >> 32) ^ c1 ^ k0) & _MASK, p1
-        c2, c3 = ((p0 >> 32) ^ c3 ^ k1) & _MASK, p0
+        # From the third round on every word has the full shape, and the old c0 and c2 are ours to write to.
+        c0, c2 = _mix(p1, c1, k0, c0 if i > 2 else None), _mix(p0, c3, k1, c2 if i > 2 else None)
+        c1, c3 = p1, p0
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
     return c0, c1 & _MASK, c2, c3 & _MASK
+
+
+def _mix(product: Tensor, word: Tensor, key: Tensor, out: Tensor | None) -> Tensor:
+    """The high word of a product, exclusive or a word and a key."""
+    if out is None or out.shape != product.shape:
+        return ((product >> 32) ^ word ^ key) & _MASK
+    return torch.bitwise_right_shift(product, 32, out=out).bitwise_xor_(word).bitwise_xor_(key).bitwise_and_(_MASK)
 
 
 def keyed_normal(seeds: Tensor, draws: Tensor, sample_shape: Sequence[int], *, stream: int) -> Tensor:
@@ -72,12 +80,15 @@ def keyed_normal(seeds: Tensor, draws: Tensor, sample_shape: Sequence[int], *, s
     block = torch.arange(-(-count // 4), dtype=torch.int64, device=device)
     zero = torch.zeros((), dtype=torch.int64, device=device)
     words = philox4x32((block, draw, zero + stream, zero), (seed & _MASK, seed >> 32))
-    uniforms = [w.to(torch.float32).add_(0.5).mul_(2.0**-32) for w in words]
-    normals = torch.empty(len(draws), len(seeds), len(block), 4, device=device)
-    for i in (0, 2):
-        radius, angle = uniforms[i].log_().mul_(-2).sqrt_(), uniforms[i + 1].mul_(2 * math.pi)
-        torch.mul(radius, angle.cos(), out=normals[..., i])
-        torch.mul(radius, angle.sin_(), out=normals[..., i + 1])
+    uniforms = torch.empty(4, len(draws), len(seeds), len(block), device=device)
+    for uniform, word in zip(uniforms, words, strict=True):
+        uniform.copy_(word)
+    uniforms.add_(0.5).mul_(2.0**-32)
+    radius, angle = uniforms[0::2].log().mul_(-2).sqrt_(), uniforms[1::2].mul(2 * math.pi)
+    normals = torch.empty(len(draws), len(seeds), len(block), 2, 2, device=device)
+    pairs = normals.movedim((3, 4), (0, 1))
+    torch.mul(radius, angle.cos(), out=pairs[:, 0])
+    torch.mul(radius, angle.sin_(), out=pairs[:, 1])
     return normals.flatten(2)[..., :count].contiguous().reshape(len(draws), len(seeds), *sample_shape)
 
 

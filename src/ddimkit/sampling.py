@@ -15,7 +15,7 @@ from ddimkit.loop import resume as resumed
 from ddimkit.noise import NOISE_SCHEME, sample_seeds
 from ddimkit.plan import Plan
 from ddimkit.prediction import Clip, DynamicThreshold, Prediction, check_clip, check_prediction
-from ddimkit.schedule import FloatArray, NoiseSchedule
+from ddimkit.schedule import NoiseSchedule
 from ddimkit.step import Coefficients, Row, advance, check_output, predict
 from ddimkit.timesteps import SpacedTimesteps, Spacing, explicit, spaced
 
@@ -283,11 +283,11 @@ class PlanSampler:
         coefficients = self.coefficients
         _check_x(x_t, "x_t")
         output = check_output(model_output, x_t, coefficients.learned)
-        row, rows = self._row(index, x_t)
-        reach = int((rows[:, 5:-3] != 0).any(axis=0).nonzero()[0].max(initial=0))
+        row = self._row(index, x_t)
+        reach = max(coefficients.reach) if isinstance(index, Tensor) else coefficients.reach[index]
         if len(history) < reach:
             raise ValueError(f"this row reads {reach} earlier x0 predictions, got {len(history)} in history")
-        noisy = bool((rows[:, -3] > 0).any())
+        noisy = any(r.c for r in coefficients.rows) if isinstance(index, Tensor) else bool(row.c)
         if noisy and noise is None:
             raise ValueError("this row adds noise: give noise=, standard normal and of x_t's shape")
         for name, tensor in (("noise", noise if noisy else None), *(("history", h) for h in history)):
@@ -316,22 +316,22 @@ class PlanSampler:
         output = check_output(model_output, x_t, self.coefficients.learned)
         if self.coefficients.learned:
             output = output.chunk(2, dim=1)[0]
-        return predict(self._row(index, x_t)[0], x_t, output, self.clip).to(x_t.dtype)
+        return predict(self._row(index, x_t), x_t, output, self.clip).to(x_t.dtype)
 
-    def _row(self, index: int | Tensor, x: Tensor) -> tuple[Row, FloatArray]:
-        """The row, and the part of the table it can come from."""
-        table = self.coefficients.table
+    def _row(self, index: int | Tensor, x: Tensor) -> Row:
+        """The row of an index, or the rows of one a sample."""
+        rows = self.coefficients.rows
         if isinstance(index, Tensor):
             if index.dtype != torch.int64 or (index.ndim and index.shape != x.shape[:1]):
                 raise TypeError(
                     f"index must be an int, or int64 of shape () or ({x.shape[0]},), got {index.dtype} {tuple(index.shape)}"
                 )
-            return self.coefficients.gather(index, x), table
+            return self.coefficients.gather(index, x)
         if isinstance(index, bool) or not isinstance(index, int):
             raise TypeError(f"index must be an int or an int64 tensor, got {index!r}")
-        if not 0 <= index < len(table):
-            raise ValueError(f"index must be a row number in 0..{len(table) - 1}, got {index}")
-        return self.coefficients.rows[index], table[index : index + 1]
+        if not 0 <= index < len(rows):
+            raise ValueError(f"index must be a row number in 0..{len(rows) - 1}, got {index}")
+        return rows[index]
 
     def record(
         self,

@@ -71,6 +71,11 @@ class Coefficients:
         return np.stack(columns, axis=1)
 
     @cached_property
+    def reach(self) -> list[int]:
+        """How many earlier x0 predictions each row reads."""
+        return [max((j for j, b in enumerate(row.b) if b), default=0) for row in self.rows]
+
+    @cached_property
     def rows(self) -> list[Row]:
         """Every row as Python floats."""
         return [_row(values) for values in self.table.tolist()]
