@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddimkit import DDPMSampler, NoiseSchedule, UNet, UNetConfig
 from ddimkit.interop.diffusers import rename_unet_weights
-from ddimkit.models.unet import CIFAR10_CONFIG, channels_last, time_embedding
+from ddimkit.models.unet import CIFAR10_CONFIG, DownLevel, channels_last, time_embedding
 from probes import normal
 
 SMALL = UNetConfig(1, 1, channels=(8, 16, 16), blocks=1, attention_levels=(1,), groups=4)
@@ -162,6 +162,24 @@ def test_the_time_embedding_is_sin_then_cos_with_divisor_half_minus_one(width: i
     assert found.dtype is torch.float32
     # The angle itself, up to 999, is rounded in float32.
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=3e-4)
+
+
+def test_the_cifar10_model_has_the_papers_settings() -> None:
+    assert UNetConfig(3, 3, (128, 256, 256, 256), 2, (1,), groups=32, eps=1e-6, dropout=0.0, num_classes=0) == CIFAR10_CONFIG
+
+
+def test_a_stride_2_convolution_is_padded_below_and_at_the_right() -> None:
+    level, h, skips = DownLevel(SMALL, 0, [], stride=2), normal(1, 8, 4, 6), list[Tensor]()
+    found = level(h, torch.empty(0), skips)
+    assert level.resample is not None
+    weight, bias = level.resample.weight, level.resample.bias
+    padded = torch.zeros(1, 8, 5, 7)
+    padded[:, :, :4, :6] = h
+    for y in range(2):
+        for x in range(3):
+            window = padded[0, :, 2 * y : 2 * y + 3, 2 * x : 2 * x + 3]
+            torch.testing.assert_close(found[0, :, y, x], (weight * window).sum(dim=(1, 2, 3)) + bias)
+    assert skips == [found]
 
 
 @pytest.mark.parametrize("size", [(4, 4), (8, 12), (28, 4)])

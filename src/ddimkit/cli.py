@@ -284,7 +284,7 @@ def _make_sampler(
     if timesteps is not None:
         keywords["timesteps"] = _numbers(timesteps, int, "--timesteps")
     if steps is not None or timesteps is None:
-        keywords["steps"] = 50 if steps is None else steps
+        keywords["steps"] = min(50, bundle.schedule.num_timesteps) if steps is None else steps
     if eta is not None:
         if "eta" not in inspect.signature(make).parameters:
             raise ValueError(f"--sampler {name} takes no --eta")

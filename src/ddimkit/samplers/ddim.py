@@ -17,6 +17,7 @@ which needs no special case where h is infinite: from zero SNR and to the clean 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -66,10 +67,11 @@ class DDIMSampler(PlanSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.eta, bool) or not isinstance(self.eta, int | float):
+        if isinstance(self.eta, bool) or not isinstance(self.eta, Real):
             raise TypeError(f"eta must be a number, got {self.eta!r}")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1] (0 deterministic, 1 DDPM's fixed_small), got {self.eta}")
+        object.__setattr__(self, "eta", float(self.eta))
 
     @property
     def convergence_order(self) -> int:
