@@ -168,7 +168,7 @@ def sweep(
     """
     from ddimkit.tradeoff.charts import draw_charts
     from ddimkit.tradeoff.report import write_report
-    from ddimkit.tradeoff.sweep import forget
+    from ddimkit.tradeoff.sweep import KEPT, forget
     from ddimkit.tradeoff.sweep import sweep as measure
 
     if compare is not None:
@@ -179,7 +179,13 @@ def sweep(
     counts = _numbers(steps, int, "--steps") if steps else [s for s in _numbers(_STUDY_STEPS, int, "--steps") if s <= available]
     if restart:
         forget(out)
-    console = Console(stderr=True)
+    console, fresh = Console(stderr=True), list[str]()
+
+    def progress(done: int, total: int, what: str) -> None:
+        bar.update(task, completed=done, total=total, description=what)
+        if done < total and not what.startswith(KEPT):
+            fresh.append(what)
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -200,11 +206,13 @@ def sweep(
                 eta_max_steps=eta_max_steps,
                 device=device,
                 out=out,
-                progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+                progress=progress,
             )
     except KeyboardInterrupt:
         console.print(f"Stopped. What is finished is kept in {out}; the same command goes on from there.")
         raise SystemExit(_INTERRUPTED) from None
+    if not fresh:
+        console.print(f"Everything was already measured in {out}; --restart measures it anew.")
     curve.save(out / "results.json")
     draw_charts(curve, out)
     report = write_report(curve, out)

@@ -29,11 +29,19 @@ from ddimkit.models.bundle import ModelBundle
 from ddimkit.samplers import DDIMSampler, DDPMSampler
 from ddimkit.sampling import PlanSampler
 from ddimkit.tradeoff.results import ConfigurationResult, Spread, TradeoffCurve, label
-from ddimkit.tradeoff.timing import describe_machine, first_rows, measure_overhead, measure_peak_memory, time_run, versions
+from ddimkit.tradeoff.timing import (
+    TimedRun,
+    describe_machine,
+    first_rows,
+    measure_overhead,
+    measure_peak_memory,
+    time_run,
+    versions,
+)
 
 T = TypeVar("T")
 
-__all__ = ["LONG", "Progress", "SamplerMaker", "forget", "sweep"]
+__all__ = ["KEPT", "LONG", "Progress", "SamplerMaker", "forget", "sweep"]
 
 SamplerMaker = Callable[..., PlanSampler]
 """A sampler class, or any function of its schedule and keywords."""
@@ -43,6 +51,9 @@ Progress = Callable[[int, int, str], None]
 
 LONG = 100
 """Configurations of more steps are run once; the baseline's first so many rows are run in every round."""
+
+KEPT = "kept from before"
+"""How progress begins its word on what an earlier call had already measured."""
 
 _STATE = "progress.json"
 _SAMPLES = "samples.npz"
@@ -75,6 +86,12 @@ class _Measured:
     reference: dict[str, float] = field(default_factory=dict[str, float])
     extras: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     samples: dict[str, NDArray[np.float32]] = field(default_factory=dict[str, NDArray[np.float32]])
+
+    def keep(self, c: Configuration, run: TimedRun) -> None:
+        """Note what a run drew, and the pace of its tenths if it will be the only one."""
+        self.samples.setdefault(c.label, run.samples.numpy())
+        if c.baseline or c.steps > LONG:
+            self.tenths[c.label] = list(run.tenths)
 
     def save(self) -> None:
         if self.folder is None:
@@ -220,6 +237,17 @@ def _silent(done: int, total: int, what: str) -> None:
     del done, total, what
 
 
+def _units(made: list[Configuration], rounds: int) -> list[tuple[int, Configuration, bool]]:
+    """The work in order: (round, configuration, whether it is only the opening rows of the baseline)."""
+    base, others = made[0], made[1:]
+    opening = Configuration(first_rows(base.sampler, LONG), base.name, LONG, None)
+    units = [(0, base, False)]
+    for r in range(rounds):
+        turn = others[r * len(others) // rounds :] + others[: r * len(others) // rounds]
+        units += [(r, opening, True), *((r, c, False) for c in turn if r == 0 or c.steps <= LONG)]
+    return units
+
+
 def _measure(
     measured: _Measured,
     made: list[Configuration],
@@ -230,29 +258,24 @@ def _measure(
     progress: Progress,
 ) -> None:
     """Do every unit that is not done yet."""
-    base, others = made[0], made[1:]
-    opening = Configuration(first_rows(base.sampler, LONG), base.name, LONG, None)
-    units: list[tuple[int, Configuration]] = [(0, base)]
-    for r in range(rounds):
-        turn = others[r * len(others) // rounds :] + others[: r * len(others) // rounds]
-        units += [(r, opening), *((r, c) for c in turn if r == 0 or c.steps <= LONG)]
-    total, done = sum(c.sampler.nfe for _, c in units), 0
-    warm = False
-    for r, c in units:
-        what = f"first {c.sampler.nfe} rows of {base.label}" if c is opening else c.label
-        progress(done, total, f"round {r + 1}/{rounds}: {what}")
-        book = measured.reference if c is opening else measured.seconds.setdefault(c.label, {})
-        if str(r) not in book:
+    units = _units(made, rounds)
+    total, done, warm = sum(c.sampler.nfe for _, c, _ in units), 0, False
+    for r, c, is_opening in units:
+        book = measured.reference if is_opening else measured.seconds.setdefault(c.label, {})
+        what = f"first {c.sampler.nfe} rows of {made[0].label}" if is_opening else c.label
+        if str(r) in book:
+            progress(done, total, f"{KEPT}: {what}")
+        else:
+            progress(done, total, f"round {r + 1}/{rounds}: {what}")
             if not warm:
-                time_run(first_rows(base.sampler, 3), bundle, seeds, device)
+                time_run(first_rows(made[0].sampler, 3), bundle, seeds, device)
                 warm = True
             run = time_run(c.sampler, bundle, seeds, device)
             book[str(r)] = run.seconds
-            if c is base or (c is not opening and c.steps > LONG):
-                measured.tenths[c.label] = list(run.tenths)
-            if c is not opening and c.label not in measured.extras:
-                measured.samples[c.label] = run.samples.numpy()
-                measured.extras[c.label] = _extras(c, bundle, seeds, device)
+            if not is_opening:
+                measured.keep(c, run)
+                if c.label not in measured.extras:
+                    measured.extras[c.label] = _extras(c, bundle, seeds, device)
             measured.save()
         done += c.sampler.nfe
     progress(total, total, "done")
