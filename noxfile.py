@@ -1,5 +1,7 @@
 """Every check of the project, ``python -m nox -s NAME``; plain ``python -m nox`` runs those that need no more than minutes."""
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +29,37 @@ ENVIRONMENT = {
 def install(session: nox.Session, *requirements: str, groups: Sequence[str] = ()) -> None:
     """Install requirements and dependency groups in one go, at the pinned versions."""
     session.env.update(ENVIRONMENT)
+    if any(requirement.startswith(".") or requirement.endswith(".whl") for requirement in requirements):
+        install_torch(session)
     session.install(*requirements, *nox.project.dependency_groups(PYPROJECT, *groups))
+
+
+def install_torch(session: nox.Session) -> None:
+    """Install torch first where there is no GPU, so that a build for CUDA, several gigabytes, is not taken for want of another.
+
+    pip is asked what it would take. Only if that is a build that needs CUDA's libraries is PyTorch's own index of CPU builds used.
+    """
+    if shutil.which("nvidia-smi"):
+        return
+    plan = session.run(
+        "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--dry-run",
+        "--no-deps",
+        "--ignore-installed",
+        "--report",
+        "-",
+        "torch",
+        silent=True,
+    )
+    # pip's warnings may stand before the report and after it.
+    report, _ = json.JSONDecoder().raw_decode(str(plan), str(plan).index("{"))
+    chosen = report["install"][0]["metadata"]
+    if any(need.startswith(("nvidia-", "cuda-")) for need in chosen.get("requires_dist", ())):
+        session.install("torch", "--index-url", "https://download.pytorch.org/whl/cpu")
 
 
 @nox.session
@@ -83,7 +115,9 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run scripts of benchmarks/, by default ``sampler_overhead.py``."""
+    """Run a script of benchmarks/, by default ``sampler_overhead.py``, with its options."""
     install(session, ".[study]", groups=["bench"])
-    for script in session.posargs or ["sampler_overhead.py"]:
-        session.run("python", str(ROOT / "benchmarks" / script))
+    script, *options = (
+        session.posargs if session.posargs[:1] and session.posargs[0].endswith(".py") else ["sampler_overhead.py", *session.posargs]
+    )
+    session.run("python", str(ROOT / "benchmarks" / script), *options)

@@ -299,7 +299,7 @@ def test_a_bug_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_samples_that_are_no_images_get_no_grid(run: Run) -> None:
     code, _, _ = run("sample", "--model", "mymodule:flat", "--steps", "2", "--grid", "a.png")
-    assert str(code).startswith("ddimkit: only images of shape (N, 1 or 3, H, W) can be drawn")
+    assert str(code).startswith("ddimkit: --grid draws samples of shape (1 or 3, H, W)")
 
 
 BLOCKED = """

@@ -135,7 +135,7 @@ def test_a_table_starts_only_where_no_history_is_read() -> None:
     states = list(sampler.iterate(smooth, (2, 3), seed=0))
     late = sampler.sample(smooth, x_T=states[1].x, start_at=2)
     assert torch.equal(late, states[-1].x)
-    with pytest.raises(ValueError, match="row 3 reads earlier"):
+    with pytest.raises(ValueError, match="row 3 reads 1 earlier"):
         sampler.sample(smooth, x_T=states[2].x, start_at=3)
     with pytest.raises(ValueError, match=r"0\.\.10, got 11"):
         sampler.sample(smooth, x_T=states[2].x, start_at=11)

@@ -15,7 +15,6 @@ from ddimkit.errors import DDIMKitError
 from ddimkit.models.bundle import ModelBundle, load_pretrained
 from ddimkit.samplers import DDIMSampler, DDPMSampler
 from ddimkit.sampling import PlanSampler
-from ddimkit.timesteps import Spacing
 from ddimkit.tradeoff.results import TradeoffCurve
 
 try:
@@ -48,7 +47,7 @@ ModelOption = Annotated[str, typer.Option("--model", help="A bundled model's nam
 SamplerOption = Annotated[str, typer.Option("--sampler", help="ddim, ddpm, or package.module:name of a sampler class.")]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Number of steps; 50 if there are no --timesteps either.")]
 TimestepsOption = Annotated[str | None, typer.Option("--timesteps", help="The timesteps themselves, as in 999,500,24.")]
-SpacingOption = Annotated[str, typer.Option("--spacing", help="How --steps are spaced: trailing, leading, linspace, …")]
+SpacingOption = Annotated[str | None, typer.Option("--spacing", help="How --steps are spaced: trailing, leading, linspace, …")]
 EtaOption = Annotated[float | None, typer.Option("--eta", help="From 0, deterministic, to 1, as noisy as DDPM (DDIM only).")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; CUDA if there is one by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
@@ -60,7 +59,7 @@ def sample(
     sampler: SamplerOption = "ddim",
     steps: StepsOption = None,
     timesteps: TimestepsOption = None,
-    spacing: SpacingOption = "trailing",
+    spacing: SpacingOption = None,
     eta: EtaOption = None,
     num: Annotated[int, typer.Option("--num", min=1, help="How many samples.")] = 16,
     seed: Annotated[int, typer.Option("--seed", help="Sample i gets seed + i.")] = 0,
@@ -92,6 +91,8 @@ def sample(
             raise ValueError(f"{path} must end in {suffix} and lie in a folder that exists")
     bundle = _model(model)
     made = _make_sampler(bundle, sampler, steps, timesteps, spacing, eta)
+    if grid is not None and (len(bundle.sample_shape) != 3 or bundle.sample_shape[0] not in (1, 3)):
+        raise ValueError(f"--grid draws samples of shape (1 or 3, H, W), not {bundle.sample_shape}: use --out")
     where = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if isinstance(bundle.model, torch.nn.Module):
         bundle.model.to(where)
@@ -114,7 +115,7 @@ def plan(
     sampler: SamplerOption = "ddim",
     steps: StepsOption = None,
     timesteps: TimestepsOption = None,
-    spacing: SpacingOption = "trailing",
+    spacing: SpacingOption = None,
     eta: EtaOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -224,7 +225,6 @@ def sweep(
 
 def main() -> None:
     """Run the command line; what the user can mend is said in one line, without a traceback."""
-    sys.path.insert(0, str(Path.cwd()))
     code: object = 0
     try:
         code = app(standalone_mode=False)  # the exit code where a command was left early, else None
@@ -255,6 +255,8 @@ def _numbers(text: str, kind: Callable[[str], Any], option: str) -> list[Any]:
 
 def _imported(name: str, what: str) -> object:
     module, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # the console script's own folder stands there instead
     try:
         found: object = importlib.import_module(module)
         for part in attribute.split("."):
@@ -285,10 +287,10 @@ def _sampler(name: str) -> Callable[..., PlanSampler]:
 
 
 def _make_sampler(
-    bundle: ModelBundle, name: str, steps: int | None, timesteps: str | None, spacing: str, eta: float | None
+    bundle: ModelBundle, name: str, steps: int | None, timesteps: str | None, spacing: str | None, eta: float | None
 ) -> PlanSampler:
     make = _sampler(name)
-    keywords: dict[str, Any] = {"spacing": cast("Spacing", spacing)}
+    keywords: dict[str, Any] = {} if spacing is None else {"spacing": spacing}
     if timesteps is not None:
         keywords["timesteps"] = _numbers(timesteps, int, "--timesteps")
     if steps is not None or timesteps is None:

@@ -25,15 +25,13 @@ r"""``model(x, t, **model_kwargs)``: x (B, \*), t int64 (B,); the output has x's
 NoiseFn = Callable[[int, Tensor], Tensor]
 """``noise_fn(draw, like)``: standard normal noise of ``like``'s shape; draw −1 for x_T, then the row's number."""
 
-NoiseSource = Callable[[int, Tensor], Tensor]
-
-# Numbers a block of noise holds: what the CPU's caches like, and 16 MiB elsewhere.
+# Numbers a block of noise holds: what the CPU's caches like; elsewhere 2 MiB, and some 20 MiB while it is made.
 _BLOCK_ELEMENTS_CPU = 100_000
-_BLOCK_ELEMENTS_DEVICE = 2**22
+_BLOCK_ELEMENTS_DEVICE = 2**19
 _TIMES_BLOCK = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SamplerState:
     r"""What a run looks like after one row; :meth:`PlanSampler.iterate` goes on from it with ``resume=state``.
 
@@ -41,7 +39,7 @@ class SamplerState:
         index: number of the row just done, counted in the sampler's full list.
         t: the timestep the model was asked at.
         t_next: the timestep x is now at, None for the clean image.
-        x: (B, \*) the image after the row.
+        x: (B, \*) the image after the row; the next row reads it, so change a copy.
         x0: (B, \*) the row's x0_hat, clipped as the sampler asks.
         nfe: model calls so far.
         history: x0 predictions that later rows may read, newest first.
@@ -60,7 +58,7 @@ class SamplerState:
     start_at: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """A run about to begin: everything the loop reads.
 
@@ -78,7 +76,7 @@ class Run:
     coefficients: Coefficients
     model: Model
     x: Tensor
-    source: NoiseSource
+    source: NoiseFn
     seeds: tuple[int, ...] | None
     start_at: int = 0
     done: int = 0
@@ -141,7 +139,9 @@ def prepare(
         _warn_of_signal(coefficients)
         like = torch.empty(shape, device=device, dtype=dtype)
         first = _keyed_start(seeds, shape, device) if seeds is not None else source(-1, like)
-        x = first.to(dtype)
+        # Copied: a noise_fn may hand out one buffer again and again.
+        x = first.detach().to(dtype, copy=True)
+    _check_history(coefficients, 0, 0, start_at)
     return Run(coefficients, _bind(model, model_kwargs), x, source, seeds, start_at)
 
 
@@ -163,6 +163,7 @@ def resume(
     seeds = state.seeds if generator is None and noise_fn is None else None
     if seeds is None and generator is None and noise_fn is None and bool((plan.c[done:] > 0).any()):
         raise ValueError("the state's noise was not keyed by seeds: give the generator or noise_fn again")
+    _check_history(coefficients, done, len(state.history), state.start_at)
     source = _source(coefficients, seeds, generator, noise_fn, state.start_at, state.x.device)
     return Run(coefficients, _bind(model, model_kwargs), state.x.detach(), source, seeds, state.start_at, done, state.history)
 
@@ -208,7 +209,9 @@ def states(run: Run) -> Iterator[SamplerState]:
         if k == len(plan) - 1:
             check_finite(run, x)
         nfe, index = k + 1, run.start_at + k
-        yield SamplerState(index, plan.t[k], plan.t_next[k], x, x0.to(x.dtype), nfe, history, run.seeds, run.start_at)
+        # Copied where later rows read it: whoever looks may also write.
+        x0 = x0.to(x.dtype, copy=bool(history))
+        yield SamplerState(index, plan.t[k], plan.t_next[k], x, x0, nfe, history, run.seeds, run.start_at)
 
 
 def check_finite(run: Run, x: Tensor) -> None:
@@ -228,6 +231,14 @@ def check_finite(run: Run, x: Tensor) -> None:
     )
 
 
+def _check_history(coefficients: Coefficients, done: int, held: int, start_at: int) -> None:
+    """Raise where a row still to be done reads more x0 predictions than there will be."""
+    for k in range(done, len(coefficients.reach)):
+        if coefficients.reach[k] > held + k - done:
+            wanted = f"row {start_at + k} reads {coefficients.reach[k]} earlier x0 predictions"
+            raise ValueError(f"{wanted}, but {held + k - done} come before it in a walk from row {start_at + done}")
+
+
 def _source(
     coefficients: Coefficients,
     seeds: tuple[int, ...] | None,
@@ -235,7 +246,7 @@ def _source(
     noise_fn: NoiseFn | None,
     start_at: int,
     device: torch.device,
-) -> NoiseSource:
+) -> NoiseFn:
     if seeds is not None:
         return KeyedNoise(seeds, [start_at + k for k, row in enumerate(coefficients.rows) if row.c], device)
     if noise_fn is not None:

@@ -80,12 +80,13 @@ def keyed_normal(seeds: Tensor, draws: Tensor, sample_shape: Sequence[int], *, s
     block = torch.arange(-(-count // 4), dtype=torch.int64, device=device)
     zero = torch.zeros((), dtype=torch.int64, device=device)
     words = philox4x32((block, draw, zero + stream, zero), (seed & _MASK, seed >> 32))
-    uniforms = torch.empty(4, len(draws), len(seeds), len(block), device=device)
+    # The type is named: the caller's default must not change the noise.
+    uniforms = torch.empty(4, len(draws), len(seeds), len(block), dtype=torch.float32, device=device)
     for uniform, word in zip(uniforms, words, strict=True):
         uniform.copy_(word)
     uniforms.add_(0.5).mul_(2.0**-32)
     radius, angle = uniforms[0::2].log().mul_(-2).sqrt_(), uniforms[1::2].mul(2 * math.pi)
-    normals = torch.empty(len(draws), len(seeds), len(block), 2, 2, device=device)
+    normals = torch.empty(len(draws), len(seeds), len(block), 2, 2, dtype=torch.float32, device=device)
     pairs = normals.movedim((3, 4), (0, 1))
     torch.mul(radius, angle.cos(), out=pairs[:, 0])
     torch.mul(radius, angle.sin_(), out=pairs[:, 1])

@@ -33,7 +33,7 @@ _WEIGHTS = Path(__file__).parent / "weights"
 _PRETRAINED = {"mnist": "e629d7db7cdbc9f406c65df1c17201634ce33da79b965aaff9d3dd93a54b91b7"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelBundle:
     r"""A model together with the settings every sampler of it needs.
 
@@ -148,8 +148,9 @@ def load_bundle(path: Path, *, sha256: str | None = None) -> ModelBundle:
             key: json.loads(metadata[key])
             for key in ("config", "schedule", "prediction", "clip", "sample_shape", "name", "figures")
         }
-        model = UNet(UNetConfig(**saved["config"]))
-        model.load_state_dict(weights)
+        with torch.device("meta"):  # draws no initial weights, and so leaves the random state alone
+            model = UNet(UNetConfig(**saved["config"]))
+        model.load_state_dict(weights, assign=True)
         clip = DynamicThreshold(**saved["clip"]) if isinstance(saved["clip"], dict) else saved["clip"]
         schedule, shape = NoiseSchedule.from_spec(saved["schedule"]), tuple(saved["sample_shape"])
         model = channels_last(model).eval()

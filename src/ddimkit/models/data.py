@@ -1,7 +1,6 @@
 """The training images, read from the original files: MNIST's IDX and CIFAR-10's binary batches."""
 
 import gzip
-import hashlib
 import lzma
 import math
 import zlib
@@ -95,11 +94,6 @@ def load_images(dataset: DatasetName, folder: Path, split: Split = "train") -> t
         raise ValueError(f"dataset must be 'mnist' or 'cifar10', got {dataset!r}")
     batches = [read_cifar10(_find(folder, dataset, name)) for name in _CIFAR10_FILES[split]]
     return np.concatenate([b[0] for b in batches]), np.concatenate([b[1] for b in batches])
-
-
-def images_sha256(images: Bytes) -> str:
-    """Hash of the pixels, the identity of a split."""
-    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
 
 
 def _find(folder: Path, dataset: str, name: str) -> Path:

@@ -10,9 +10,10 @@ for bit).
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ddimkit.errors import WeightsError
+from ddimkit.errors import DDIMKitError, WeightsError
+from ddimkit.loop import check_device
 from ddimkit.models.bundle import ModelBundle, save_bundle
 from ddimkit.models.data import DatasetName, load_images
 from ddimkit.models.unet import UNet, UNetConfig, channels_last
@@ -73,6 +75,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        if self.schedule.spec is None:
+            raise ValueError("a recipe needs a schedule made by a named constructor, which its weights can be saved with")
+        if self.unet.dropout:
+            raise ValueError(f"training is reproducible without dropout only, got {self.unet.dropout}")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -82,7 +88,8 @@ class Recipe:
 
     def describe(self) -> dict[str, object]:
         """The recipe as plain JSON values."""
-        return {**asdict(replace(self, schedule=None)), "schedule": dict(self.schedule.spec or {})}  # type: ignore[arg-type]
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**plain, "unet": asdict(self.unet), "schedule": dict(self.schedule.spec or {})}
 
 
 MNIST_RECIPE = Recipe(unet=UNetConfig(1, 1, channels=(16, 32, 64), blocks=1, attention_levels=(2,), groups=8), prediction="v")
@@ -102,7 +109,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, images: Tensor, device: torch.device) -> None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
+            torch.default_generator.manual_seed(recipe.seed)
             model = UNet(recipe.unet)
         self.recipe, self.images, self.device, self.step, self.loss = recipe, images.to(device), device, 0, math.nan
         self.model = channels_last(model.to(device)).train()
@@ -211,8 +218,9 @@ class Trainer:
 
     def bundle(self) -> ModelBundle:
         """The averaged weights as a model, with the run's figures."""
-        model = UNet(self.recipe.unet)
-        model.load_state_dict(self.ema)
+        with torch.device("meta"):
+            model = UNet(self.recipe.unet)
+        model.load_state_dict({name: value.clone() for name, value in self.ema.items()}, assign=True)
         figures = {"steps": self.step, "loss": self.loss, "recipe": self.recipe.describe(), "images": len(self.images)}
         shape = tuple(self.images.shape[1:])
         recipe = self.recipe
@@ -236,7 +244,7 @@ def train(
         save_every: steps between checkpoints.
 
     Returns:
-        the file of finished weights, float16, which :func:`ddimkit.load_pretrained` reads.
+        the file of finished weights, float16, which :func:`~ddimkit.models.bundle.load_bundle` reads.
 
     Raises:
         FileNotFoundError, ValueError: the data are missing or damaged.
@@ -245,7 +253,7 @@ def train(
     """
     images, _ = load_images(recipe.dataset, data)
     trainer = Trainer(
-        recipe, torch.from_numpy(images.copy()), torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        recipe, torch.from_numpy(images.copy()), check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     )
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.safetensors"
@@ -275,7 +283,10 @@ def main() -> None:
     recipe = _RECIPES[arguments.recipe]
     if arguments.steps is not None:
         recipe = replace(recipe, steps=arguments.steps)
-    print(train(recipe, arguments.data, arguments.out, device=arguments.device))
+    try:
+        print(train(recipe, arguments.data, arguments.out, device=arguments.device))
+    except (DDIMKitError, FloatingPointError, OSError, TypeError, ValueError) as error:
+        sys.exit(f"{parser.prog}: {error}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ddimkit.tradeoff.findings import fit_power, main_line
+from ddimkit.tradeoff.findings import fit_power, lines, main_line
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
 
 if TYPE_CHECKING:
@@ -58,39 +58,38 @@ def draw_timing(curve: TradeoffCurve, path: Path) -> Path:
 
 
 def draw_speedup(curve: TradeoffCurve, path: Path) -> Path:
-    """Time and speed-up against steps on log-log axes, with the fitted slope."""
-    line, base = main_line(curve), curve.baseline
+    """Speed-up over the baseline against steps on log-log axes, a line a sampler, with the fitted slope of its time."""
+    base = curve.baseline
     figure, axes = _figure(7, 4.6)
-    steps, seconds = [c.nfe for c in line], [c.total_seconds for c in line]
-    fit = fit_power(steps, seconds)
-    if fit is not None:
-        ends = np.array([min(steps), max(steps)], dtype=float)
-        text = f"fit: time ∝ steps^{fit.slope:.3f}, R² {fit.r_squared:.4f}"
-        axes.plot(ends, [fit(float(s)) for s in ends], color=_SOFT, linewidth=1.2, label=text, zorder=1)
-    if line:
-        name = line[0].sampler.removesuffix("Sampler")
-        low = [max(0.0, c.total_seconds - c.total_seconds_spread.low) for c in line]
-        high = [max(0.0, c.total_seconds_spread.high - c.total_seconds) for c in line]
-        axes.errorbar(steps, seconds, yerr=[low, high], fmt="o", color=_INK, capsize=2, label=name, zorder=3)
-    axes.plot([base.nfe], [base.total_seconds], "D", color=_BASE, label=f"{base.label} (baseline)", zorder=4)
+    for i, line in enumerate(lines(curve)):
+        steps, speedups = [c.nfe for c in line], [c.speedup for c in line]
+        low = [max(0.0, c.speedup - c.speedup_spread.low) for c in line]
+        high = [max(0.0, c.speedup_spread.high - c.speedup) for c in line]
+        name, colour = line[0].sampler.removesuffix("Sampler"), _COLOURS[i % len(_COLOURS)]
+        axes.errorbar(steps, speedups, yerr=[low, high], fmt="o", color=colour, capsize=2, label=name, zorder=3)
+        fit = fit_power(steps, [1 / v for v in speedups])
+        if fit is not None:
+            ends = np.array([min(steps), max(steps)], dtype=float)
+            text = f"{name}: time ∝ steps^{fit.slope:.3f}, R² {fit.r_squared:.4f}"
+            axes.plot(ends, [1 / fit(float(s)) for s in ends], color=colour, linewidth=1, alpha=0.6, label=text, zorder=1)
+    for c in main_line(curve):
+        axes.annotate(f"{c.speedup:.3g}×", (c.nfe, c.speedup), xytext=(7, 4), textcoords="offset points", fontsize=8)
+    axes.plot([base.nfe], [1.0], "D", color=_BASE, label=f"{base.label} (baseline)", zorder=4)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for c in line:
-        axes.annotate(f"{c.speedup:.3g}×", (c.nfe, c.total_seconds), xytext=(6, -11), textcoords="offset points", fontsize=8)
-    ticks = sorted({base.nfe, *steps})
+    ticks = sorted({base.nfe, *(c.nfe for c in main_line(curve))})
     axes.set_xticks(ticks, [str(s) for s in ticks])
     axes.minorticks_off()
     axes.set_xlabel("steps (model calls)")
-    axes.set_ylabel(f"seconds for {len(base.seeds)} samples")
-    axes.set_title(f"Time against steps, labelled with the speed-up over {base.label}", fontsize=10)
+    axes.set_ylabel(f"speed-up over {base.label}")
+    axes.set_title(f"Speed-up against steps: {curve.model['name']} on {_place(curve)}", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
     return _save(figure, path)
 
 
 def draw_samples(curve: TradeoffCurve, path: Path) -> Path:
-    """A row for each configuration of the main line, the baseline on top; a column for each seed."""
-    line = [curve.baseline, *main_line(curve)]
-    rows = [c for c in line if c.label in curve.samples]
+    """A row for each step count of each sampler, the baseline on top; a column for each seed."""
+    rows = [c for c in [curve.baseline, *(c for line in lines(curve) for c in line)] if c.label in curve.samples]
     return _rows_of_images(curve, rows, [c.label for c in rows], path, "the same column is the same noise in every row")
 
 

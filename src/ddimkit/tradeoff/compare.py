@@ -18,13 +18,13 @@ class Comparison:
         pairs: the configurations found in both.
         differences: what the two were measured on, where it is not the same.
         finding: the verdict, computed.
-        maintained: whether every pair's speed-ups agree within the tolerance or within their quartiles.
+        maintained: whether every pair's speed-ups agree within a tenth; None where some do not, but their quartiles overlap.
     """
 
     pairs: tuple[tuple[ConfigurationResult, ConfigurationResult], ...]
     differences: tuple[str, ...]
     finding: str
-    maintained: bool
+    maintained: bool | None
 
     def rows(self) -> list[tuple[str, ...]]:
         """A table: configuration, seconds of both, their ratio, speed-ups of both, their ratio."""
@@ -52,21 +52,24 @@ def compare(a: TradeoffCurve, b: TradeoffCurve) -> Comparison:
     pairs = tuple((c, others[c.key]) for c in a.configurations if not c.baseline and c.key in others)
     if not pairs:
         raise DDIMKitError("the two sweeps have no configuration in common: sweep the same steps, etas and samplers")
-    moved = [(x, y) for x, y in pairs if not _agree(x, y)]
+    moved = [(x, y) for x, y in pairs if abs(y.speedup / x.speedup - 1) > _TOLERANCE]
+    clearly = [(x, y) for x, y in moved if not _overlap(x, y)]
     worst = max(pairs, key=lambda pair: abs(pair[1].speedup / pair[0].speedup - 1))
-    change = worst[1].speedup / worst[0].speedup - 1
-    if not moved:
-        largest = f"over {len(pairs)} configurations the largest change is {change:+.1%} ({worst[0].label})"
-        finding = f"Relative speed-ups are maintained: {largest}."
+    change = f"{worst[1].speedup / worst[0].speedup - 1:+.1%} ({worst[0].label})"
+    named = ", ".join(f"{x.label} {x.speedup:.3g}× against {y.speedup:.3g}×" for x, y in clearly or moved)
+    if clearly:
+        finding = f"Relative speed-ups are not maintained for {len(clearly)} of {len(pairs)} configurations: {named}."
+    elif moved:
+        finding = f"Whether relative speed-ups are maintained cannot be told: quartiles overlap for {named}. Take more rounds."
     else:
-        named = ", ".join(f"{x.label} {x.speedup:.3g}× against {y.speedup:.3g}×" for x, y in moved)
-        finding = f"Relative speed-ups are not maintained for {len(moved)} of {len(pairs)} configurations: {named}."
-    return Comparison(((a.baseline, b.baseline), *pairs), tuple(_differences(a, b)), finding, not moved)
+        finding = f"Relative speed-ups are maintained: over {len(pairs)} configurations the largest change is {change}."
+    return Comparison(
+        ((a.baseline, b.baseline), *pairs), tuple(_differences(a, b)), finding, None if moved and not clearly else not moved
+    )
 
 
-def _agree(x: ConfigurationResult, y: ConfigurationResult) -> bool:
-    overlap = x.speedup_spread.low <= y.speedup_spread.high and y.speedup_spread.low <= x.speedup_spread.high
-    return overlap or abs(y.speedup / x.speedup - 1) <= _TOLERANCE
+def _overlap(x: ConfigurationResult, y: ConfigurationResult) -> bool:
+    return x.speedup_spread.low <= y.speedup_spread.high and y.speedup_spread.low <= x.speedup_spread.high
 
 
 def _differences(a: TradeoffCurve, b: TradeoffCurve) -> list[str]:
@@ -76,5 +79,5 @@ def _differences(a: TradeoffCurve, b: TradeoffCurve) -> list[str]:
         f"{group} {key}: {x.get(key)} against {y.get(key)}"
         for group, x, y in groups
         for key in {**x, **y}
-        if x.get(key) != y.get(key) and not key.endswith("sha256")
+        if x.get(key) != y.get(key)
     ]

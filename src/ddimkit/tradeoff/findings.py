@@ -43,14 +43,19 @@ def findings(curve: TradeoffCurve) -> list[str]:
     return [s for s in said if s is not None]
 
 
-def main_line(curve: TradeoffCurve) -> list[ConfigurationResult]:
-    """The configurations that charts draw a line through: the first sampler's at its smallest eta, by falling steps."""
+def lines(curve: TradeoffCurve) -> list[list[ConfigurationResult]]:
+    """What charts draw a line through: each sampler at its smallest eta, by falling steps, in the order they were swept."""
     others = [c for c in curve.configurations if not c.baseline]
-    if not others:
-        return []
-    name = others[0].sampler
-    etas = [c.eta for c in others if c.sampler == name and c.eta is not None]
-    return curve.select(sampler=name, eta=min(etas) if etas else None)
+    found: list[list[ConfigurationResult]] = []
+    for name in dict.fromkeys(c.sampler for c in others):
+        etas = [c.eta for c in others if c.sampler == name and c.eta is not None]
+        found.append(curve.select(sampler=name, eta=min(etas) if etas else None))
+    return found
+
+
+def main_line(curve: TradeoffCurve) -> list[ConfigurationResult]:
+    """The first of the :func:`lines`, which the findings speak of."""
+    return next(iter(lines(curve)), [])
 
 
 def _proportional(curve: TradeoffCurve) -> str | None:
@@ -113,7 +118,8 @@ def _memory(curve: TradeoffCurve) -> str | None:
         return f"Peak memory could not be measured: {curve.configurations[0].peak_memory_note}."
     low, high = min(known.values()), max(known.values())
     if high <= low * (1 + _CLOSE):
-        return f"Peak memory does not depend on the configuration: {high / 2**20:.1f} MiB beyond the weights."
+        most = f"{high / 2**20:.1f} MiB beyond the weights"
+        return f"Over the three steps measured peak memory does not depend on the configuration: {most}."
     most = max(known, key=lambda name: known[name])
     span = f"{low / 2**20:.1f} to {high / 2**20:.1f} MiB"
     return f"Peak memory differs between configurations: {span} beyond the weights, most for {most}."

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from ddimkit.tradeoff.findings import findings
-from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
+from ddimkit.tradeoff.results import ConfigurationResult, Spread, TradeoffCurve
 
 __all__ = ["COLUMNS", "cells", "write_report"]
 
@@ -20,21 +20,25 @@ COLUMNS = (
 """Heads of the result table, on the terminal and in the report."""
 
 _PICTURES = (
-    ("samples.png", "Samples: a row for each configuration, a column for each seed"),
+    ("samples.png", "Samples: a row for each sampler and step count, a column for each seed"),
     ("timing.png", "Time of a run"),
-    ("speedup.png", "Time against steps, with the fitted slope"),
+    ("speedup.png", "Speed-up against steps, with the fitted slope of time"),
     ("eta.png", "What eta costs and draws"),
 )
 
 
 def cells(c: ConfigurationResult) -> tuple[str, ...]:
     """A result as the texts of one table row."""
-    total, speedup = c.total_seconds_spread, c.speedup_spread
     memory = "not measured" if c.peak_memory_bytes is None else f"{c.peak_memory_bytes / 2**20:.1f} MiB"
-    gain = "baseline" if c.baseline else f"{c.speedup:.1f}× ({speedup.low:.1f}–{speedup.high:.1f})"
-    seconds = f"{c.total_seconds:.3g} ({total.low:.3g}–{total.high:.3g})"
+    gain = "baseline" if c.baseline else f"{c.speedup:.1f}× {_quartiles(c.speedup_spread, '.1f')}"
+    seconds = f"{c.total_seconds:.3g} {_quartiles(c.total_seconds_spread, '.3g')}"
     overhead = f"{1e3 * c.sampler_overhead_seconds:.2f} ms, {c.sampler_overhead_seconds / c.total_seconds:.2%}"
     return c.label, str(c.nfe), seconds, f"{1e3 * c.per_sample_seconds:.1f}", gain, overhead, memory
+
+
+def _quartiles(spread: Spread, form: str) -> str:
+    """The quartiles, or how few runs there were."""
+    return f"({spread.low:{form}}–{spread.high:{form}})" if spread.runs > 2 else f"({spread.runs} run{'s'[: spread.runs - 1]})"
 
 
 def write_report(curve: TradeoffCurve, folder: Path) -> Path:

@@ -218,7 +218,7 @@ def sweep(
         "sample_shape": list(bundle.sample_shape),
     }
     planned = [(c.label, c.sampler.record(), c.sampler.plan().to_dict()) for c in made]
-    identity = [model, machine, versions(), settings, seeds, planned]
+    identity = [_code(bundle), model, machine, versions(), settings, seeds, planned]
     measured = _Measured.load(hashlib.sha256(json.dumps(identity).encode()).hexdigest(), out)
     _measure(measured, made, bundle, seeds, rounds, device, progress or _silent)
     results = tuple(_result(c, measured, seeds, made[0]) for c in made)
@@ -235,6 +235,17 @@ def _listed(values: Sequence[T], name: str, kind: Callable[[Any], T]) -> tuple[T
 
 def _silent(done: int, total: int, what: str) -> None:
     del done, total, what
+
+
+def _code(bundle: ModelBundle) -> str:
+    """What tells one function from another, as far as Python can: its name and source."""
+    if isinstance(bundle.model, torch.nn.Module):
+        return type(bundle.model).__qualname__
+    kind = bundle.model if inspect.isroutine(bundle.model) else type(bundle.model)
+    try:
+        return f"{kind.__qualname__}: {inspect.getsource(kind)}"
+    except (OSError, TypeError):
+        return kind.__qualname__
 
 
 def _units(made: list[Configuration], rounds: int) -> list[tuple[int, Configuration, bool]]:
