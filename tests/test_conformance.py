@@ -357,7 +357,7 @@ REFUSED: list[tuple[str, Maker, type[Exception]]] = [
     ("test_value_object", of(NoHash), TypeError),
     ("test_value_object", of(NoPickle), Exception),
     ("test_value_object", of(EqualToAll), AssertionError),
-    ("test_resume", of(ForgetsHistory), AssertionError),
+    ("test_resume", of(ForgetsHistory), ValueError),
     ("test_start_at", of(NumbersRowsAnew, eta=1.0), AssertionError),
     ("test_looking_changes_nothing", of(DisturbedByLooking), AssertionError),
     ("test_looking_changes_nothing", of(MiscountsStates), AssertionError),
