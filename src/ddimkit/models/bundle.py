@@ -30,7 +30,7 @@ S = TypeVar("S")
 _FORMAT = "ddimkit-unet"
 _SCHEMA = "1"
 _WEIGHTS = Path(__file__).parent / "weights"
-_PRETRAINED = {"mnist": "e629d7db7cdbc9f406c65df1c17201634ce33da79b965aaff9d3dd93a54b91b7"}
+_PRETRAINED = {"mnist": "12ddc2be97a7f92b59edac0d6d0ed241873f94db72cfbe798a8c4aad7f04afa3"}
 
 
 @dataclass(frozen=True, eq=False)
