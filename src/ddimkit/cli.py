@@ -313,12 +313,15 @@ def _sample_with_bar(made: PlanSampler, bundle: ModelBundle, shape: tuple[int, .
 
 def _print_results(curve: TradeoffCurve, report: Path) -> None:
     from ddimkit.tradeoff.findings import findings
-    from ddimkit.tradeoff.report import COLUMNS, cells
 
     console = Console()
-    table = Table(*COLUMNS, title=f"{curve.model['name']}, {len(curve.baseline.seeds)} samples a run")
-    for result in curve.configurations:
-        table.add_row(*cells(result))
+    table = Table(title=f"{curve.model['name']}, {len(curve.baseline.seeds)} samples a run")
+    for head in ("configuration", "calls", "seconds", "ms a sample", "speed-up", "overhead"):
+        table.add_column(head, justify="left" if head == "configuration" else "right", no_wrap=True)
+    for c in curve.configurations:
+        overhead = f"{c.sampler_overhead_seconds / c.total_seconds:.2%}"
+        gain = "baseline" if c.baseline else f"{c.speedup:.1f}×"
+        table.add_row(c.label, str(c.nfe), f"{c.total_seconds:.3g}", f"{1e3 * c.per_sample_seconds:.1f}", gain, overhead)
     console.print(table)
     for sentence in findings(curve):
         console.print(f"- {sentence}", highlight=False)

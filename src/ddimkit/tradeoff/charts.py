@@ -235,5 +235,5 @@ def _place(curve: TradeoffCurve) -> str:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=_DPI)
+    figure.savefig(path, dpi=_DPI, bbox_inches="tight", pad_inches=0.1)
     return path

@@ -100,16 +100,13 @@ def _eta_cost(curve: TradeoffCurve) -> str | None:
     ]
     if not pairs:
         return None
-    dearer = [
-        (c, plain)
-        for c, plain in pairs
-        if c.total_seconds_spread.low > plain.total_seconds_spread.high and c.total_seconds > plain.total_seconds * (1 + _CLOSE)
-    ]
-    ratio = float(np.median([c.total_seconds / plain.total_seconds for c, plain in pairs]))
-    if not dearer:
-        return f"Noise (eta above 0) costs no time that these runs can tell from chance: the median ratio to eta 0 is {ratio:.3f}."
-    named = ", ".join(f"{c.label} {c.total_seconds / plain.total_seconds:.2f}×" for c, plain in dearer)
-    return f"Noise (eta above 0) costs time: the median ratio to eta 0 is {ratio:.3f}; clearly dearer: {named}."
+    # By speed-ups, which compare runs of the same round: seconds of different moments would blame the machine's moods on eta.
+    ratio = float(np.median([plain.speedup / c.speedup for c, plain in pairs]))
+    dearer = [(c, p) for c, p in pairs if c.speedup_spread.high < p.speedup_spread.low and c.speedup * (1 + _CLOSE) < p.speedup]
+    named = ", ".join(f"{c.label} {p.speedup / c.speedup:.2f}×" for c, p in dearer)
+    verdict = "costs time" if dearer and ratio > 1 + _CLOSE else "costs no time that these runs can tell from chance"
+    clearly = f"; clearly dearer: {named}" if dearer else ""
+    return f"Noise (eta above 0) {verdict}: the median ratio to eta 0 is {ratio:.3f}{clearly}."
 
 
 def _memory(curve: TradeoffCurve) -> str | None:

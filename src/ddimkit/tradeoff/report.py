@@ -17,7 +17,7 @@ COLUMNS = (
     "sampler overhead",
     "peak memory",
 )
-"""Heads of the result table, on the terminal and in the report."""
+"""Heads of the report's result table."""
 
 _PICTURES = (
     ("samples.png", "Samples: a row for each sampler and step count, a column for each seed"),
