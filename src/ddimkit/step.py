@@ -175,7 +175,7 @@ def check_output(output: object, x: Tensor, learned: bool) -> Tensor:
     if output.shape != wanted:
         hint = " (variance='learned_range' wants prediction and v stacked along the channels)" if learned else ""
         raise ValueError(f"the model must return a tensor of shape {tuple(wanted)}, got {tuple(output.shape)}{hint}")
-    if not output.is_floating_point():
+    if output.dtype is not x.dtype and not output.is_floating_point():
         raise TypeError(f"the model must return floating point numbers, got {output.dtype}")
     if output.device != x.device:
         raise ValueError(f"the model's output is on {output.device} but x is on {x.device}: move one of them")
