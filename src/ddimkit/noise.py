@@ -18,7 +18,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["NOISE_SCHEME", "STREAM_EDIT", "STREAM_SAMPLER", "STREAM_X_T", "fresh_seed", "keyed_normal", "philox4x32"]
+__all__ = [
+    "NOISE_SCHEME",
+    "STREAM_BOOTSTRAP",
+    "STREAM_EDIT",
+    "STREAM_SAMPLER",
+    "STREAM_X_T",
+    "fresh_seed",
+    "keyed_normal",
+    "philox4x32",
+]
 
 NOISE_SCHEME = "philox4x32-10 box-muller-f32 v1"
 """Name and version of the scheme, as saved in records."""
@@ -29,6 +38,8 @@ STREAM_SAMPLER = 1
 """The stream of a sampler's own noise; the draw is the row's number."""
 STREAM_EDIT = 2
 """The stream of editing functions."""
+STREAM_BOOTSTRAP = 3
+"""The stream of bootstrap weights, which are no noise of a sample."""
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)

@@ -1,0 +1,35 @@
+"""Quality, measured: distances between generated and real images, with intervals, and a monitor for production."""
+
+from ddimkit.quality.distances import Neighbours, PrecisionRecall, kernel_distance, nearest, precision_recall
+from ddimkit.quality.estimate import Estimate, bootstrap_weights
+from ddimkit.quality.features import Extractor
+from ddimkit.quality.measure import Quality, class_distance, difference, judge, judge_images, same_seed_distance
+from ddimkit.quality.monitor import QualityMonitor, WindowReport
+from ddimkit.quality.reference import Label, Reference
+from ddimkit.quality.statistics import FeatureStatistics, KernelStatistics
+from ddimkit.quality.yardstick import Yardstick, load_yardstick
+
+__all__ = [
+    "Estimate",
+    "Extractor",
+    "FeatureStatistics",
+    "KernelStatistics",
+    "Label",
+    "Neighbours",
+    "PrecisionRecall",
+    "Quality",
+    "QualityMonitor",
+    "Reference",
+    "WindowReport",
+    "Yardstick",
+    "bootstrap_weights",
+    "class_distance",
+    "difference",
+    "judge",
+    "judge_images",
+    "kernel_distance",
+    "load_yardstick",
+    "nearest",
+    "precision_recall",
+    "same_seed_distance",
+]

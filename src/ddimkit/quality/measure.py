@@ -1,0 +1,156 @@
+"""The quality of a set of generated images: every distance to the reference, with what it is relative to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from ddimkit.quality.distances import precision_recall
+from ddimkit.quality.estimate import Estimate, bootstrap_weights, estimate_frechet, estimate_kernel
+from ddimkit.quality.features import Extractor
+from ddimkit.quality.reference import Label, Reference
+from ddimkit.quality.statistics import FloatArray, as_features
+
+__all__ = ["Distance", "Quality", "class_distance", "difference", "judge", "judge_images", "same_seed_distance"]
+
+Distance = Literal["kernel", "frechet"]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What was found of some generated images.
+
+    Attributes:
+        label: the reference, extractor and rounding; figures of different labels cannot be compared.
+        seeds: ranges of seeds (first, one after the last), one seed an image.
+        kernel: unbiased squared kernel distance: comparable between any numbers of images.
+        frechet: squared Fréchet distance: falls with the number of images, comparable at equal numbers only.
+        precision: share of the images that look like a real one.
+        recall: share of the real images that some image looks like.
+        manifold: how many images of each kind the last two rest on; they are comparable at equal numbers only.
+        classes: images in each class the extractor sees; empty where it knows none.
+        class_distance: total variation distance of the classes' frequencies from the reference's, 0 to 1; None without classes.
+    """
+
+    label: Label
+    seeds: tuple[tuple[int, int], ...]
+    kernel: Estimate
+    frechet: Estimate
+    precision: float
+    recall: float
+    manifold: int
+    classes: tuple[int, ...]
+    class_distance: float | None
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return sum(after - first for first, after in self.seeds)
+
+    def estimate(self, distance: Distance) -> Estimate:
+        """One of the two distances by name."""
+        if distance not in ("kernel", "frechet"):
+            raise ValueError(f"distance must be 'kernel' or 'frechet', got {distance!r}")
+        return self.kernel if distance == "kernel" else self.frechet
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; the intervals stand beside the figures for whoever reads the file."""
+        plain = asdict(self)
+        for name in ("kernel", "frechet"):
+            plain[name] |= {"interval": self.estimate(name).interval()}
+        return plain | {"count": self.count}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> "Quality":
+        """Read what :meth:`to_dict` gave."""
+        fields = {key: value for key, value in saved.items() if key != "count"}
+        for name in ("kernel", "frechet"):
+            fields[name] = Estimate(float(saved[name]["value"]), tuple(saved[name]["replicates"]))
+        fields["label"] = Label(**saved["label"])
+        fields["seeds"] = tuple((int(first), int(after)) for first, after in saved["seeds"])
+        return cls(**{**fields, "classes": tuple(saved["classes"])})
+
+
+def judge(features: ArrayLike, seeds: Sequence[int], reference: Reference, extractor: Extractor) -> Quality:
+    """Every figure of images whose features (N, d) ``extractor`` made.
+
+    Args:
+        features: one row an image.
+        seeds: each image's own seed, which pairs its bootstrap weights with those of other samplers' images.
+        reference: the real images, seen through the same extractor.
+        extractor: what made the features.
+
+    Raises:
+        ValueError: the reference is of another extractor or rounding, a seed twice, or too few images (5).
+    """
+    x = as_features(features, len(reference.statistics.mean))
+    label = reference.label
+    label.check(Label(label.reference, label.images, extractor.name, extractor.sha256, extractor.rounding))
+    if len(seeds) != len(x) or len(x) < 5:
+        raise ValueError(f"judging takes at least 5 images and a seed for each, got {len(x)} images and {len(seeds)} seeds")
+    weights = bootstrap_weights(seeds)
+    manifold = min(len(x), len(reference.features))
+    found = precision_recall(reference.features[:manifold], x[:manifold])
+    classes = np.zeros(0, dtype=np.int64)
+    if extractor.classify is not None:
+        classes = np.bincount(extractor.classes(x), minlength=len(reference.classes))
+    return Quality(
+        label,
+        _ranges(seeds),
+        estimate_kernel(x, reference.kernel, weights),
+        estimate_frechet(x, reference.statistics, weights),
+        found.precision,
+        found.recall,
+        manifold,
+        tuple(int(n) for n in classes),
+        class_distance(classes, reference.classes) if len(classes) else None,
+    )
+
+
+def judge_images(images: Tensor | NDArray[np.uint8], seeds: Sequence[int], reference: Reference, extractor: Extractor) -> Quality:
+    """:func:`judge` of images (N, C, H, W), floating point in [−1, 1] or unsigned bytes."""
+    return judge(extractor(images), seeds, reference, extractor)
+
+
+def difference(a: Quality, b: Quality, distance: Distance = "kernel") -> Estimate:
+    """How much further a is from the reference than b, paired by their seeds; ``is_zero`` says "no difference".
+
+    Raises:
+        ValueError: different labels, naming what differs; the Fréchet distance of different numbers of images.
+    """
+    a.label.check(b.label)
+    if distance == "frechet" and a.count != b.count:
+        raise ValueError(f"Fréchet distances of {a.count} and {b.count} images differ by their numbers alone: use 'kernel'")
+    return a.estimate(distance) - b.estimate(distance)
+
+
+def class_distance(counts: ArrayLike, wanted: ArrayLike) -> float:
+    """Total variation distance between the frequencies of two lists of counts (K,): 0 equal, 1 disjoint."""
+    a, b = np.asarray(counts, dtype=np.float64), np.asarray(wanted, dtype=np.float64)
+    if a.shape != b.shape or a.sum() <= 0 or b.sum() <= 0:
+        raise ValueError(f"class counts must be of one length and not all 0, got {a.shape} and {b.shape}")
+    return float(np.abs(a / a.sum() - b / b.sum()).sum() / 2)
+
+
+def same_seed_distance(images: FloatArray | Tensor, finest: FloatArray | Tensor) -> FloatArray:
+    """(N,): root mean square difference of each image from the one of the same seed, on the scale [0, 1] of pixels.
+
+    Args:
+        images: (N, *) in [−1, 1].
+        finest: of the same seeds, from the finest run of the same sampler.
+    """
+    a, b = np.asarray(images, dtype=np.float64), np.asarray(finest, dtype=np.float64)
+    if a.shape != b.shape or not a.size:
+        raise ValueError(f"both runs must have drawn the same images, got shapes {a.shape} and {b.shape}")
+    found: FloatArray = np.sqrt(((a - b) ** 2).reshape(len(a), -1).mean(axis=1)) / 2
+    return found
+
+
+def _ranges(seeds: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Seeds in ascending order as ranges (first, one after the last)."""
+    ordered = np.sort(np.asarray(seeds, dtype=np.int64))
+    cuts = np.flatnonzero(np.diff(ordered) != 1) + 1
+    return tuple((int(part[0]), int(part[-1]) + 1) for part in np.split(ordered, cuts))

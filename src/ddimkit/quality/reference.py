@@ -1,0 +1,110 @@
+r"""What generated images are compared with: a split of real images, seen through one extractor."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from ddimkit.errors import WeightsError
+from ddimkit.quality.features import Extractor, Rounding
+from ddimkit.quality.statistics import FeatureStatistics, FloatArray, KernelStatistics, as_features
+from ddimkit.tensorfile import read_tensors, write_tensors
+
+__all__ = ["Label", "Reference"]
+
+_KIND = "ddimkit-reference"
+_SCHEMA = 1
+_KEPT = 2000
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a quality figure is relative to; figures of different labels cannot be compared.
+
+    Attributes:
+        reference: the real images, as in ``"mnist test"``.
+        images: how many there are.
+        extractor: name of the feature network.
+        extractor_sha256: hash of its weights.
+        rounding: what was done to the pixels first.
+    """
+
+    reference: str
+    images: int
+    extractor: str
+    extractor_sha256: str
+    rounding: Rounding
+
+    def check(self, other: "Label") -> None:
+        """Raise a ValueError that names every difference, if there is one."""
+        ours, theirs = asdict(self), asdict(other)
+        apart = [f"{key} {ours[key]!r} and {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
+        if apart:
+            raise ValueError(f"quality figures of different measures cannot be compared: {'; '.join(apart)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Real images, as far as distances to them need them.
+
+    Attributes:
+        label: which images, through which extractor.
+        statistics: of all features.
+        kernel: of all features; None where they are too wide for it.
+        features: (M, d) of the first M images, for precision and recall.
+        classes: (K,) how many images the extractor sees in each class; empty where it knows none.
+    """
+
+    label: Label
+    statistics: FeatureStatistics
+    kernel: KernelStatistics
+    features: FloatArray
+    classes: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, name: str, features: ArrayLike, extractor: Extractor, *, kept: int = _KEPT) -> "Reference":
+        """The reference of real images' features (N, d), made by ``extractor``.
+
+        Args:
+            name: data set and split, as in ``"mnist test"``.
+            features: of all images.
+            extractor: what made them.
+            kept: how many rows are kept for precision and recall.
+        """
+        x = as_features(features)
+        classes = np.zeros(0, dtype=np.int64) if extractor.classify is None else np.bincount(extractor.classes(x))
+        label = Label(name, len(x), extractor.name, extractor.sha256, extractor.rounding)
+        return cls(label, FeatureStatistics.of(x), KernelStatistics.of(x), x[:kept], classes)
+
+    def save(self, path: Path) -> str:
+        """Write as safetensors, the kept features in float16; returns the file's SHA-256."""
+        arrays = {
+            "mean": self.statistics.mean,
+            "scatter": self.statistics.scatter,
+            "third": self.kernel.third,
+            "own": np.array([self.kernel.own]),
+            "features": self.features.astype(np.float16),
+            "classes": self.classes,
+        }
+        tensors = {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
+        return write_tensors(path, tensors, kind=_KIND, schema=_SCHEMA, settings={"label": asdict(self.label)})
+
+    @classmethod
+    def load(cls, path: Path, *, sha256: str | None = None) -> "Reference":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            WeightsError: another hash than ``sha256``, or no reference of this version's.
+        """
+        file = read_tensors(path, kind=_KIND, schema=_SCHEMA, sha256=sha256)
+        try:
+            arrays = {name: value.numpy() for name, value in file.tensors.items()}
+            label = Label(**file.settings["label"])
+            statistics = FeatureStatistics(float(label.images), arrays["mean"], arrays["scatter"])
+            kernel = KernelStatistics(label.images, arrays["third"], float(arrays["own"][0]))
+            return cls(label, statistics, kernel, arrays["features"].astype(np.float64), arrays["classes"])
+        except (KeyError, TypeError) as error:
+            raise WeightsError(f"{path} is no reference that this version can read: {error}") from error

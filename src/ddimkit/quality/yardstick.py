@@ -1,0 +1,120 @@
+"""Everything that images of one data set are judged with: extractor, reference, and the two ends of the scale."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from ddimkit.errors import WeightsError
+from ddimkit.noise import STREAM_X_T, keyed_normal
+from ddimkit.quality.features import Extractor
+from ddimkit.quality.measure import Quality, judge
+from ddimkit.quality.network import load_network
+from ddimkit.quality.reference import Reference
+from ddimkit.tensorfile import check_sha256
+
+__all__ = ["Yardstick", "load_yardstick"]
+
+_WEIGHTS = Path(__file__).parent / "weights"
+_SCHEMA = 1
+_PRETRAINED: dict[str, dict[str, str]] = {}
+"""The hash of each file of the bundled yardsticks."""
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class Yardstick:
+    """What images are judged with.
+
+    Attributes:
+        extractor: images to features.
+        reference: the real images they are compared with.
+        floor: how far other real images are from the reference: no sampler can be expected below.
+        noise: how far pure noise is.
+    """
+
+    extractor: Extractor
+    reference: Reference
+    floor: Quality
+    noise: Quality
+
+    @classmethod
+    def of(
+        cls, extractor: Extractor, reference: Reference, real: Tensor | NDArray[np.uint8], *, noise_images: int = 2000
+    ) -> "Yardstick":
+        """The yardstick of a reference.
+
+        Args:
+            extractor: images to features.
+            reference: the real images generated ones are compared with.
+            real: real images (N, C, H, W) of another split.
+            noise_images: how many images of noise the other end of the scale rests on.
+        """
+        floor = judge(extractor(real), range(len(real)), reference, extractor)
+        seeds, draw = torch.arange(noise_images), torch.zeros(1, dtype=torch.int64)
+        noise = keyed_normal(seeds, draw, real.shape[1:], stream=STREAM_X_T)[0]
+        return cls(extractor, reference, floor, judge(extractor(noise), range(noise_images), reference, extractor))
+
+    def judge(self, images: Tensor | NDArray[np.uint8], seeds: Sequence[int]) -> Quality:
+        """Every figure of images (N, C, H, W), floating point in [−1, 1] or unsigned bytes; one seed an image."""
+        return self.judge_features(self.extractor(images), seeds)
+
+    def judge_features(self, features: ArrayLike, seeds: Sequence[int]) -> Quality:
+        """Every figure of images whose features (N, d) this yardstick's extractor made."""
+        return judge(features, seeds, self.reference, self.extractor)
+
+    def save_scale(self, path: Path) -> str:
+        """Write floor and noise as JSON; returns the file's SHA-256."""
+        path.write_text(
+            json.dumps({"schema_version": _SCHEMA, "floor": self.floor.to_dict(), "noise": self.noise.to_dict()}) + "\n"
+        )
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_yardstick(name: str, split: Split = "test") -> Yardstick:
+    """A bundled yardstick, from the installed package alone; its hashes are checked.
+
+    Args:
+        name: ``"mnist"``: a classifier's 64 features.
+        split: the real images to compare with: the 10,000 of the test split, or the 60,000 the model was trained on.
+
+    Raises:
+        ValueError: no yardstick has this name, or the data set no such split.
+        WeightsError: a file is missing, damaged, or not the one this version was released with.
+    """
+    if name not in _PRETRAINED:
+        raise ValueError(f"the bundled yardsticks are {', '.join(_PRETRAINED) or 'none'}, got {name!r}")
+    return read_yardstick(name, _WEIGHTS, split, _PRETRAINED[name])
+
+
+def read_yardstick(name: str, folder: Path, split: Split = "test", hashes: Mapping[str, str] | None = None) -> Yardstick:
+    """The yardstick whose files ``python -m ddimkit.quality.train`` wrote to a folder; ``hashes`` are those of its files."""
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    files = [f"{name}-features.safetensors", f"{name}-reference-{split}.safetensors", f"{name}-scale-{split}.json"]
+    network, reference, scale = (_checked(folder / file, (hashes or {}).get(file)) for file in files)
+    extractor, real = load_network(network, name=f"{name} features"), Reference.load(reference)
+    try:
+        saved = json.loads(scale.read_text())
+        if saved["schema_version"] != _SCHEMA:
+            raise ValueError(f"schema {saved['schema_version']}, this version reads {_SCHEMA}")
+        floor, noise = (Quality.from_dict(saved[end]) for end in ("floor", "noise"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{scale} is no scale that this version can read: {error}") from error
+    floor.label.check(real.label)
+    return Yardstick(extractor, real, floor, noise)
+
+
+def _checked(path: Path, sha256: str | None) -> Path:
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing: install ddimkit again, or train it as the documentation says")
+    check_sha256(path, path.read_bytes(), sha256)
+    return path

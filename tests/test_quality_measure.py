@@ -1,0 +1,226 @@
+"""Figures of generated images: what they are relative to, what rounding does, and how they are kept."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from ddimkit import DDIMKitError, WeightsError
+from ddimkit.quality import Extractor, KernelStatistics, Quality, Reference, difference, judge, judge_images
+from ddimkit.quality.features import to_bytes
+from ddimkit.quality.network import FeatureNetwork, FeatureNetworkConfig, load_network, save_network
+
+
+def extractor(rounding="uint8", sha256: str = "abc", classes: bool = True) -> Extractor:
+    """Means of quarters of an image; the brighter half is its class."""
+    return Extractor(
+        lambda x: torch.nn.functional.avg_pool2d(x, 2).flatten(1),
+        name="quarters",
+        sha256=sha256,
+        classify=(lambda f: torch.stack((f[:, :2].sum(1), f[:, 2:].sum(1)), 1)) if classes else None,
+        rounding=rounding,
+    )
+
+
+def images(seed: int, count: int, shift: float = 0.0) -> torch.Tensor:
+    return torch.empty(count, 1, 4, 4).uniform_(-1, 1, generator=torch.Generator().manual_seed(seed)).add(shift).clamp(-1, 1)
+
+
+REAL = images(0, 600)
+
+
+def reference(made: Extractor | None = None, **settings) -> Reference:
+    made = made or extractor()
+    return Reference.of("squares test", made(REAL), made, **settings)
+
+
+@pytest.mark.promise(39)
+def test_figures_carry_what_they_are_relative_to() -> None:
+    found = judge_images(images(1, 50), range(10, 60), reference(), extractor())
+    assert found.label.reference == "squares test"
+    assert (found.label.images, found.label.extractor, found.label.extractor_sha256) == (600, "quarters", "abc")
+    assert found.label.rounding == "uint8"
+    assert found.seeds == ((10, 60),)
+    assert found.count == 50
+    assert sum(found.classes) == 50
+    plain = found.to_dict()
+    assert plain["count"] == 50
+    assert plain["label"]["rounding"] == "uint8"
+
+
+@pytest.mark.promise(39)
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (lambda: (reference(extractor(sha256="xyz")), extractor(sha256="xyz")), "extractor_sha256"),
+        (lambda: (reference(extractor("none")), extractor("none")), "rounding"),
+        (lambda: (Reference.of("squares train", extractor()(REAL), extractor()), extractor()), "squares train"),
+        (lambda: (Reference.of("squares test", extractor()(REAL[:300]), extractor()), extractor()), "300"),
+    ],
+)
+def test_figures_of_different_measures_refuse_to_be_compared(other, says: str) -> None:
+    x = images(1, 50)
+    against, made = other()
+    a, b = judge_images(x, range(50), reference(), extractor()), judge_images(x, range(50), against, made)
+    with pytest.raises(ValueError, match=says):
+        difference(a, b)
+    assert difference(a, a).value == 0
+
+
+@pytest.mark.promise(39)
+def test_features_of_another_extractor_are_refused() -> None:
+    with pytest.raises(ValueError, match="extractor_sha256"):
+        judge_images(images(1, 50), range(50), reference(), extractor(sha256="xyz"))
+    with pytest.raises(ValueError, match="rounding"):
+        judge_images(images(1, 50), range(50), reference(), extractor("none"))
+
+
+def test_frechet_distances_of_different_numbers_are_refused() -> None:
+    a, b = (judge_images(images(1, n), range(n), reference(), extractor()) for n in (50, 60))
+    with pytest.raises(ValueError, match="use 'kernel'"):
+        difference(a, b, "frechet")
+    assert difference(a, b, "kernel").value == pytest.approx(a.kernel.value - b.kernel.value)
+
+
+def test_every_figure_moves_the_right_way() -> None:
+    """Images like the real ones, brighter ones, and one image copied: a constant could not pass."""
+    good, bright, copies = (
+        judge_images(x, range(300), reference(), extractor())
+        for x in (images(2, 300), images(2, 300, 0.4), images(2, 3).repeat(100, 1, 1, 1))
+    )
+    assert difference(bright, good).interval()[0] > 0
+    assert difference(copies, good).interval()[0] > 0
+    assert difference(bright, good, "frechet").interval()[0] > 0
+    assert good.kernel.interval()[0] < 0.02 < bright.kernel.value
+    assert good.precision > 0.8
+    assert good.recall > 0.8
+    assert copies.recall < 0.3
+    assert copies.class_distance is not None
+    assert good.class_distance is not None
+    assert copies.class_distance > good.class_distance
+
+
+def test_the_reference_decides() -> None:
+    """Judged against another split, the figures are others: a measure that ignores its reference fails here."""
+    bright = Reference.of("squares test", extractor()(images(3, 600, 0.4)), extractor())
+    x = images(4, 300, 0.4)
+    assert judge_images(x, range(300), bright, extractor()).kernel.value < 0.2 * abs(
+        judge_images(x, range(300), reference(), extractor()).kernel.value
+    )
+
+
+def test_images_are_rounded_to_what_a_file_can_hold() -> None:
+    """To the nearest, and clamped; the same image in bytes gives the same features bit for bit."""
+    x = torch.tensor([-1.5, -1.0, 0.4 / 127.5 - 1, 0.6 / 127.5 - 1, 0.0, 1.0, 7.0])
+    assert to_bytes(x).tolist() == [0, 0, 0, 1, 128, 255, 255]
+    drawn = images(5, 20)
+    made = extractor()
+    np.testing.assert_array_equal(made(drawn), made(to_bytes(drawn).numpy()))
+    assert np.abs(made(drawn) - extractor("none")(drawn)).max() > 1e-4
+
+
+def test_rounding_changes_figures_and_is_not_forgotten() -> None:
+    x = images(6, 100)
+    rounded = judge_images(x, range(100), reference(), extractor())
+    plain = judge_images(x, range(100), reference(extractor("none")), extractor("none"))
+    assert rounded.kernel.value != plain.kernel.value
+
+
+def test_batches_do_not_matter() -> None:
+    np.testing.assert_array_equal(extractor()(images(7, 23), batch_size=4), extractor()(images(7, 23), batch_size=23))
+
+
+def test_figures_survive_json() -> None:
+    found = judge_images(images(1, 50), [*range(20), *range(100, 130)], reference(), extractor())
+    assert found.seeds == ((0, 20), (100, 130))
+    assert Quality.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_an_extractor_without_classes_has_no_class_figures() -> None:
+    made = extractor(classes=False)
+    found = judge_images(images(1, 50), range(50), reference(made), made)
+    assert found.classes == ()
+    assert found.class_distance is None
+
+
+def test_a_reference_survives_its_file(tmp_path: Path) -> None:
+    made, path = reference(kept=100), tmp_path / "reference.safetensors"
+    sha256 = made.save(path)
+    read = Reference.load(path, sha256=sha256)
+    assert read.label == made.label
+    x = images(8, 60)
+    a, b = (judge_images(x, range(60), r, extractor()) for r in (made, read))
+    assert a.kernel == b.kernel
+    assert a.frechet == b.frechet
+    assert a.classes == b.classes
+    assert (a.manifold, a.precision, a.recall) == (60, b.precision, b.recall)
+    assert len(read.features) == 100
+    with pytest.raises(WeightsError, match="SHA-256"):
+        Reference.load(path, sha256="0" * 64)
+
+
+def test_wide_features_have_no_kernel_sums_but_clear_words() -> None:
+    with pytest.raises(ValueError, match="too wide"):
+        KernelStatistics.of(np.zeros((3, 2048)))
+
+
+def test_a_network_survives_its_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = FeatureNetwork(FeatureNetworkConfig(1, (4, 8), classes=3)).eval()
+    path = tmp_path / "net.safetensors"
+    sha256 = save_network(network, {"test_accuracy": 0.5}, path)
+    made = load_network(path, name="tiny", sha256=sha256)
+    assert made.sha256 == sha256
+    x = images(9, 10)
+    features = made(x)
+    assert features.shape == (10, 8)
+    np.testing.assert_allclose(features, Extractor(network, "tiny", "x")(x), atol=2e-3)  # float16 weights
+    assert made.classes(features).shape == (10,)
+    with pytest.raises(WeightsError, match="SHA-256"):
+        load_network(path, name="tiny", sha256="0" * 64)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04cos\nsystem\n", b"{}"])
+def test_damaged_files_are_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(content)
+    for load in (lambda: load_network(path, name="bad"), lambda: Reference.load(path)):
+        with pytest.raises(WeightsError, match="no safetensors file"):
+            load()
+
+
+def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"x": np.zeros(3)}, path, {"format": "something"})
+    for load in (lambda: load_network(path, name="bad"), lambda: Reference.load(path)):
+        with pytest.raises(DDIMKitError, match="something"):
+            load()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda: extractor("uint16"), ValueError, "uint16"),
+        (lambda: extractor(sha256=""), ValueError, "hash"),
+        (lambda: Extractor(torch.nn.Flatten(), "train mode", "x"), ValueError, "eval"),
+        (lambda: extractor()(images(1, 0)), ValueError, "there must be images"),
+        (lambda: extractor()(images(1, 5), batch_size=0), ValueError, "batch size"),
+        (lambda: extractor()(images(1, 5) * np.nan), ValueError, "NaN"),
+        (lambda: extractor()(torch.zeros(5, 1, 4, 4, dtype=torch.int64)), TypeError, "floating point"),
+        (lambda: Extractor(lambda x: x, "images", "x")(images(1, 5)), ValueError, r"\(B, d\)"),
+        (lambda: extractor(classes=False).classes(np.zeros((2, 4))), ValueError, "no classes"),
+        (lambda: judge_images(images(1, 4), range(4), reference(), extractor()), ValueError, "at least 5"),
+        (lambda: judge_images(images(1, 6), range(5), reference(), extractor()), ValueError, "5 seeds"),
+        (lambda: judge(np.zeros((6, 3)), range(6), reference(), extractor()), ValueError, "width 3"),
+        (lambda: judge_images(images(1, 6), [0] * 6, reference(), extractor()), ValueError, "its own"),
+        (lambda: judge_images(images(1, 6), range(6), reference(), extractor()).estimate("fid"), ValueError, "'fid'"),
+        (lambda: FeatureNetworkConfig(widths=()), ValueError, "at least 1"),
+        (lambda: FeatureNetwork(FeatureNetworkConfig(3, (4,))).eval()(images(1, 2)), ValueError, "3, H, W"),
+    ],
+)
+def test_bad_input_raises_naming_the_fault(call, error, says: str) -> None:
+    with pytest.raises(error, match=says):
+        call()

@@ -1,0 +1,128 @@
+"""The monitor: few false alarms on what was approved, alarms where images change, and a state that goes on elsewhere."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from ddimkit import DDIMKitError
+from ddimkit.quality import Extractor, FeatureStatistics, QualityMonitor
+
+PIXELS = Extractor(lambda x: x.flatten(1), name="pixels", sha256="pixels", rounding="none")
+WINDOW = 50
+
+
+def images(seed: int, count: int) -> torch.Tensor:
+    """Skewed, correlated pixels: nothing normal about them."""
+    draw = torch.Generator().manual_seed(seed)
+    white = torch.rand(count, 1, 2, 3, generator=draw).log().neg()
+    return white + 0.5 * white.roll(1, 3)
+
+
+APPROVED = images(0, 4000)
+
+
+def monitor(false_alarm: float = 0.1) -> QualityMonitor:
+    return QualityMonitor.approve(PIXELS, APPROVED, window=WINDOW, false_alarm=false_alarm)
+
+
+def test_false_alarms_are_as_rare_as_stated() -> None:
+    """A thousand windows of unchanged images: 100 alarms expected, give or take 9.5 a standard deviation."""
+    found = monitor().update(images(1, 1000 * WINDOW))
+    assert len(found) == 1000
+    assert 65 <= sum(r.drifted for r in found) <= 140
+    assert np.mean([r.spread for r in found]) == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda x: x + 0.5, "shift"),
+        (lambda x: x * 0.6 + x.mean() * 0.4, "variety lost"),
+        (lambda x: x + 1.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(9)), "noise"),
+        (lambda x: x[:1].expand(len(x), -1, -1, -1), "one image again and again"),
+    ],
+)
+def test_changes_raise_an_alarm(change, what: str) -> None:
+    watch = monitor(0.01)
+    reports = watch.update(change(images(2, 4 * WINDOW)))
+    assert all(r.drifted for r in reports), what
+    assert watch.figures()["drifted"] is True
+    assert watch.figures()["alarms"] == 4
+
+
+def test_batches_of_any_size_give_the_same_windows() -> None:
+    x, whole, pieces = images(3, 230), monitor(), monitor()
+    wanted = whole.update(x)
+    found = [report for part in x.split(7) for report in pieces.update(part)]
+    assert [r.number for r in found] == [0, 1, 2, 3]
+    np.testing.assert_allclose([(r.shift, r.spread) for r in found], [(r.shift, r.spread) for r in wanted], rtol=1e-10)
+    exact = FeatureStatistics.of(PIXELS(x))
+    np.testing.assert_allclose(pieces.statistics.mean, exact.mean, rtol=1e-12)
+    np.testing.assert_allclose(pieces.statistics.scatter, exact.scatter, rtol=1e-10)
+    assert pieces.figures()["images"] == 230
+
+
+def test_a_restored_monitor_goes_on_where_it_was() -> None:
+    x, watch = images(4, 175), monitor()
+    watch.update(x[:75])
+    restored = QualityMonitor.restore(PIXELS, json.loads(json.dumps(watch.state())))
+    assert restored.figures() == watch.figures()
+    assert restored.update(x[75:]) == watch.update(x[75:])
+    assert restored.state() == watch.state()
+
+
+def test_memory_does_not_grow() -> None:
+    watch = monitor()
+    watch.update(images(5, 60))
+    before = len(json.dumps(watch.state()))
+    watch.update(images(6, 6000))
+    assert len(json.dumps(watch.state())) < 1.1 * before
+
+
+def test_threads_share_a_monitor() -> None:
+    watch, parts = monitor(), images(7, 800).split(20)
+    workers = [threading.Thread(target=lambda i=i: [watch.update(p) for p in parts[i::8]]) for i in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert watch.figures()["images"] == 800
+    assert watch.figures()["windows"] == 800 // WINDOW
+    np.testing.assert_allclose(watch.statistics.mean, PIXELS(torch.cat(parts)).mean(axis=0), rtol=1e-10)
+
+
+def test_figures_are_plain_numbers() -> None:
+    watch = monitor()
+    empty = watch.figures()
+    assert empty["images"] == 0
+    assert empty["drifted"] is None
+    assert json.loads(json.dumps(empty)) == empty
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: QualityMonitor.approve(PIXELS, APPROVED[:199], window=50), "4 windows"),
+        (lambda: QualityMonitor.approve(PIXELS, APPROVED, window=19), "at least 20"),
+        (lambda: QualityMonitor.approve(PIXELS, APPROVED, window=50, false_alarm=0.0), "false_alarm"),
+        (lambda: QualityMonitor.approve(PIXELS, torch.zeros(400, 1, 2, 3), window=50), "nothing to compare"),
+    ],
+)
+def test_bad_settings_raise(call, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        call()
+
+
+def test_states_of_something_else_are_refused() -> None:
+    other = Extractor(lambda x: x.flatten(1), name="others", sha256="others", rounding="none")
+    state = monitor().state()
+    for extractor, damaged, says in (
+        (other, state, "another extractor"),
+        (PIXELS, {**state, "schema_version": 2}, "schema 2"),
+        (PIXELS, {"schema_version": 1}, "no state"),
+    ):
+        with pytest.raises(DDIMKitError, match=says):
+            QualityMonitor.restore(extractor, damaged)
