@@ -13,9 +13,11 @@ from sphinx.util.docutils import SphinxDirective
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-import promises_table  # noqa: E402  # needs the line above
+import cli_reference  # noqa: E402  # needs the line above
+import promises_table  # noqa: E402
 
 import ddimkit  # noqa: E402
+from ddimkit import cli  # noqa: E402
 
 project = "ddimkit"
 author = "The ddimkit developers"
@@ -61,6 +63,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|np|collections|pathlib|functools|types|argparse)(\..*)?"),
     # Their short forms, as the annotations write them.
     ("py:class", r"(Tensor|nn\.Module|Module|Generator|NDArray|ArrayLike|TorchDispatchMode|Path|Any|T|P|S|P\.args|P\.kwargs)"),
+    ("py:class", r"'[^']*'"),  # the values of a Literal
     # Constrained and generic forms of the same that autodoc writes out.
     ("py:(class|obj)", r"(typing\..*|ndarray|dtype|float64|float32|integer|optional|.*\.(T|P|S|P\.args|P\.kwargs))"),
 ]
@@ -153,10 +156,19 @@ class PromisesTable(SphinxDirective):
         return cell
 
 
+class CommandLine(SphinxDirective):
+    """The reference of every command, from the program's own help."""
+
+    def run(self) -> list[nodes.Node]:
+        for path in (Path(cli_reference.__file__), *Path(cli.__file__).parent.glob("*.py")):
+            self.env.note_dependency(str(path))
+        return self.parse_text_to_nodes(cli_reference.reference(cli.app), allow_section_headings=True)
+
+
 def setup(app: Sphinx) -> None:
     """Register what is defined here."""
-    for module in ("ddimkit.testing", "ddimkit.cli"):
-        import_module(module)  # a missing extra is better told here than as a page of warnings
+    import_module("ddimkit.testing")  # a missing extra is better told here than as a page of warnings
     app.add_directive("promises-table", PromisesTable)
+    app.add_directive("command-line", CommandLine)
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("missing-reference", resolve_public_name)

@@ -1,5 +1,6 @@
 """Made-up sweeps: a toy bundle that takes no time, and curves whose numbers a test chooses."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +18,8 @@ SHAPE = (1, 4, 4)
 
 def toy(model: Any = None, **changes: Any) -> ModelBundle:
     """An elementwise model of x0 whose calls are counted."""
-    settings: dict[str, Any] = {"prediction": "x0", "clip": (-1.0, 1.0), "name": "toy", **changes}
-    return ModelBundle(Counting(smooth) if model is None else model, SCHEDULE, SHAPE, **settings)
+    settings: dict[str, Any] = {"sample_shape": SHAPE, "prediction": "x0", "clip": (-1.0, 1.0), "name": "toy", **changes}
+    return ModelBundle(Counting(smooth) if model is None else model, SCHEDULE, **settings)
 
 
 def blue(x: Tensor, t: Tensor) -> Tensor:
@@ -37,8 +38,12 @@ def result(
     memory: int | None = 2**20,
     baseline: bool = False,
     runs: int = 3,
+    rounds: Sequence[float] = (),
 ) -> ConfigurationResult:
-    """One result; by default time is 10 ms a model call, a thousandth of it overhead, and a quartile 1 % of it away."""
+    """One result; by default time is 10 ms a model call, a thousandth of it overhead, and a quartile 1 % of it away.
+
+    ``rounds`` are the seconds of each round, as multiples of the time.
+    """
     total = steps / 100 if seconds is None else seconds
     gain = 1000 / steps if speedup is None else speedup
     return ConfigurationResult(
@@ -59,6 +64,7 @@ def result(
         peak_memory_note="torch profiler" if memory is not None else "no profiler here",
         quality=None,
         record={"sampler": sampler, "nfe": steps},
+        round_seconds=tuple(total * factor for factor in rounds),
     )
 
 

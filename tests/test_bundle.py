@@ -42,7 +42,9 @@ def small(clip: Clip = (-1.0, 1.0), schedule: NoiseSchedule = SCHEDULE) -> Model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = UNet(CONFIG).eval()
-    return ModelBundle(model, schedule, (1, 8, 8), "v", clip, "small", {"loss": 0.5, "seen": [1, 2]})
+    return ModelBundle(
+        model, schedule, sample_shape=(1, 8, 8), prediction="v", clip=clip, name="small", figures={"loss": 0.5, "seen": [1, 2]}
+    )
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def test_round_trip(tmp_path: Path, clip: Clip, schedule: NoiseSchedule) -> None
 
 def test_only_a_unet_of_a_named_schedule_is_saved(tmp_path: Path) -> None:
     own = NoiseSchedule.from_alpha_bars(SCHEDULE.alpha_bars)
-    for made in (ModelBundle(smooth, SCHEDULE, (1, 8, 8)), small(schedule=own)):
+    for made in (ModelBundle(smooth, SCHEDULE, sample_shape=(1, 8, 8)), small(schedule=own)):
         with pytest.raises(TypeError, match="only a UNet with a named schedule"):
             save_bundle(made, tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
@@ -153,23 +155,23 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no metadata": (lambda path: save_file(load_file(path), path), "not of format ddimkit-unet, schema 1: None"),
     "another format": (with_field("format", "another"), "schema 1: another"),
     "another schema": (with_field("schema", "2"), "ddimkit-unet, 2"),
-    "a field missing": (rewritten(lambda _, metadata: metadata.__delitem__("prediction")), "does not describe a model"),
-    "a field that is no JSON": (with_field("clip", "{"), "does not describe a model"),
-    "an unknown prediction": (with_field("prediction", ["noise"]), "does not describe a model"),
-    "an unknown schedule": (with_field("schedule", {"name": "square"}), "does not describe a model"),
-    "a schedule that is a list": (with_field("schedule", [1, 2]), "does not describe a model"),
-    "a clip upside down": (with_field("clip", [1, -1]), "does not describe a model"),
-    "a shape that is a number": (with_field("sample_shape", 7), "does not describe a model"),
-    "a config that is a list": (with_field("config", [1]), "does not describe a model"),
-    "an unknown setting": (with_config(heads=4), "does not describe a model"),
-    "a setting out of range": (with_config(groups=0), "does not describe a model"),
-    "a setting of another kind": (with_config(groups="2"), "does not describe a model"),
-    "another network": (with_config(channels=[8, 8]), "does not describe a model"),
-    "a tensor missing": (rewritten(lambda tensors, _: tensors.__delitem__("conv_in.bias")), "does not describe a model"),
-    "a tensor too many": (rewritten(lambda tensors, _: tensors.update(extra=torch.zeros(1))), "does not describe a model"),
+    "a field missing": (rewritten(lambda _, metadata: metadata.__delitem__("prediction")), "does not describe a"),
+    "a field that is no JSON": (with_field("clip", "{"), "does not describe a"),
+    "an unknown prediction": (with_field("prediction", ["noise"]), "does not describe a"),
+    "an unknown schedule": (with_field("schedule", {"name": "square"}), "does not describe a"),
+    "a schedule that is a list": (with_field("schedule", [1, 2]), "does not describe a"),
+    "a clip upside down": (with_field("clip", [1, -1]), "does not describe a"),
+    "a shape that is a number": (with_field("sample_shape", 7), "does not describe a"),
+    "a config that is a list": (with_field("config", [1]), "does not describe a"),
+    "an unknown setting": (with_config(heads=4), "does not describe a"),
+    "a setting out of range": (with_config(groups=0), "does not describe a"),
+    "a setting of another kind": (with_config(groups="2"), "does not describe a"),
+    "another network": (with_config(channels=[8, 8]), "does not describe a"),
+    "a tensor missing": (rewritten(lambda tensors, _: tensors.__delitem__("conv_in.bias")), "does not describe a"),
+    "a tensor too many": (rewritten(lambda tensors, _: tensors.update(extra=torch.zeros(1))), "does not describe a"),
     "a tensor of another shape": (
         rewritten(lambda tensors, _: tensors.update({"conv_in.bias": torch.zeros(3)})),
-        "does not describe a model",
+        "does not describe a",
     ),
 }
 
@@ -235,12 +237,12 @@ def test_the_hash_of_the_weights() -> None:
     digest = made.weights_sha256()
     assert digest == small().weights_sha256()
     assert isinstance(made.model, UNet)
-    moved = ModelBundle(channels_last(made.model), SCHEDULE, (1, 8, 8))
+    moved = ModelBundle(channels_last(made.model), SCHEDULE, sample_shape=(1, 8, 8))
     assert moved.weights_sha256() == digest
     with torch.no_grad():
         made.model.conv_in.bias[0].add_(1)
     assert made.weights_sha256() != digest
-    assert ModelBundle(smooth, SCHEDULE, (1, 8, 8)).weights_sha256() is None
+    assert ModelBundle(smooth, SCHEDULE, sample_shape=(1, 8, 8)).weights_sha256() is None
 
 
 def test_the_hash_knows_names_and_scalars() -> None:
@@ -249,7 +251,7 @@ def test_the_hash_knows_names_and_scalars() -> None:
         for name, value in tensors.items():
             module.register_buffer(name, value)
         module.forward = lambda x, t: x  # type: ignore[assignment]
-        return ModelBundle(module, SCHEDULE, (1,)).weights_sha256()
+        return ModelBundle(module, SCHEDULE, sample_shape=(1,)).weights_sha256()
 
     x = normal(3)
     assert of(a=x) == of(a=x.clone()) != of(b=x)
@@ -273,3 +275,9 @@ WRONG: list[tuple[Mapping[str, Any], type[Exception], str]] = [
 def test_a_wrong_bundle_is_refused(change: Mapping[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ModelBundle(**{"model": smooth, "schedule": SCHEDULE, "sample_shape": (1, 8, 8), **change})
+
+
+@pytest.mark.parametrize("given", [((1, 8, 8),), ("v",), ((1, 8, 8), "v", None, "small")], ids=str)
+def test_settings_are_given_by_name(given: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError, match="takes 3 positional arguments"):
+        ModelBundle(smooth, SCHEDULE, *given)

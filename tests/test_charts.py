@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curves import curve, result
-from ddimkit import TradeoffCurve
-from ddimkit.tradeoff import charts
+from ddimkit.tradeoff import figures
 from ddimkit.tradeoff.charts import draw_charts, draw_eta, eta_grid, save_grid, tile
 from ddimkit.tradeoff.findings import findings
 from ddimkit.tradeoff.report import COLUMNS, cells, write_report
@@ -36,7 +36,7 @@ def picture(path: Path) -> np.ndarray[Any, Any]:
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charts, "_DPI", 40)
+    monkeypatch.setattr(figures, "_DPI", 40)
 
 
 CASES: dict[str, tuple[list[ConfigurationResult], set[str]]] = {
@@ -99,9 +99,7 @@ def test_the_picture_of_an_earlier_sweep_does_not_stay(tmp_path: Path) -> None:
 def test_samples_that_are_no_images_are_said_to_be_none(tmp_path: Path) -> None:
     made = curve(*GRID)
     vectors = {c.label: np.zeros((2, 3), np.float32) for c in made.configurations}
-    drawn = draw_charts(
-        TradeoffCurve(made.model, made.machine, made.versions, made.settings, made.configurations, vectors), tmp_path
-    )
+    drawn = draw_charts(replace(made, samples=vectors), tmp_path)
     assert {path.stem for path in drawn} == {"timing", "speedup", "samples", "eta"}
 
 
@@ -178,3 +176,9 @@ def test_the_report_shows_only_pictures_that_exist(tmp_path: Path) -> None:
     assert "](" not in write_report(made, tmp_path).read_text()
     (tmp_path / "timing.png").touch()
     assert re.findall(r"\]\((.*)\)", write_report(made, tmp_path).read_text()) == ["timing.png"]
+
+
+def test_whiskers_reach_to_the_quartiles_and_never_backwards() -> None:
+    low, high = figures.whiskers([(5.0, 4.0, 7.0), (8.0, 4.0, 7.0)])
+    assert (low, high) == ([1.0, 4.0], [2.0, 0.0])
+    assert figures.whiskers([(3.0, 4.0, 7.0)]) == ([0.0], [4.0])

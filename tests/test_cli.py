@@ -13,7 +13,7 @@ import pytest
 
 from curves import SHAPE, TOTAL, curve, result, toy
 from ddimkit import DDIMSampler, DDPMSampler, Plan, TradeoffCurve
-from ddimkit.tradeoff import charts
+from ddimkit.tradeoff import charts, figures
 from ddimkit.tradeoff import sweep as sweeping
 from probes import smooth
 
@@ -59,7 +59,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "mymodule", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(charts, "_DPI", 30)
+    monkeypatch.setattr(figures, "_DPI", 30)
     monkeypatch.setattr(sweeping, "measure_peak_memory", lambda *_: (123, "not measured here"))
 
     def command(*arguments: str) -> tuple[int | str | None, str, str]:
@@ -156,7 +156,9 @@ def test_sweep_writes_results_report_and_pictures(run: Run, tmp_path: Path) -> N
     pictures = {"samples.png", "timing.png", "speedup.png", "eta.png"}
     assert pictures | {"results.json", "report.md"} <= {path.name for path in folder.iterdir()}
     found = TradeoffCurve.load(folder / "results.json")
-    assert [c.label for c in found.configurations] == ["DDPM-20", "DDIM-4", "DDIM-2", "DDIM-4 eta 1", "DDIM-2 eta 1"]
+    assert [c.label for c in found.configurations] == [
+        "DDPM-20", "DDIM-4", "DDIM-2", "DDIM-4 eta 1", "DDIM-2 eta 1", "sigma-hat-4", "sigma-hat-2",
+    ]  # fmt: skip
     assert found.baseline.seeds == (0, 1)
     report = (folder / "report.md").read_text()
     assert all(c.label in report for c in found.configurations)
@@ -175,7 +177,7 @@ def test_sweep_takes_plug_ins_and_prints_json(run: Run, tmp_path: Path) -> None:
 def test_sweep_takes_the_studys_steps_as_far_as_the_model_has_them(run: Run, tmp_path: Path) -> None:
     assert run("sweep", "--model", "mymodule:bundle", "--eta", "0", "--num", "1", "--rounds", "1")[0] == 0
     found = TradeoffCurve.load(tmp_path / "ddimkit-study" / "results.json")
-    assert [c.label for c in found.configurations] == ["DDPM-20", "DDIM-10", "DDIM-20"]
+    assert [c.label for c in found.configurations] == ["DDPM-20", "DDIM-10", "DDIM-20", "sigma-hat-10", "sigma-hat-20"]
 
 
 def mine() -> ModuleType:
@@ -185,18 +187,19 @@ def mine() -> ModuleType:
 def test_a_stopped_sweep_says_how_to_go_on_and_goes_on(run: Run, tmp_path: Path) -> None:
     assert run("plan", *MINE)[0] == 0
     mine().model.stop_at = 33  # in the opening rows, after the baseline and three calls to warm up
-    code, out, err = run(*SWEEP, "--eta", "0")
+    plain = (*SWEEP, "--sampler", "ddim")
+    code, out, err = run(*plain, "--eta", "0")
     assert (code, out) == (130, "")
     assert "Stopped. What is finished is kept in ddimkit-study; the same command goes on from there." in err
     assert not (tmp_path / "ddimkit-study" / "results.json").exists()
     mine().model.calls, mine().model.stop_at = 0, None
-    assert run(*SWEEP, "--eta", "0")[0] == 0
+    assert run(*plain, "--eta", "0")[0] == 0
     assert mine().model.calls == 3 + TOTAL + 4 + 2  # not the baseline again
-    assert run(*SWEEP, "--eta", "0")[0] == 0
+    assert run(*plain, "--eta", "0")[0] == 0
     assert mine().model.calls == 3 + TOTAL + 4 + 2
-    code, _, _ = run(*SWEEP, "--eta", "0.5")
+    code, _, _ = run(*plain, "--eta", "0.5")
     assert str(code).startswith("ddimkit: ddimkit-study holds a sweep of another model, machine or other settings")
-    assert run(*SWEEP, "--eta", "0.5", "--restart")[0] == 0
+    assert run(*plain, "--eta", "0.5", "--restart")[0] == 0
 
 
 def test_compare(run: Run, tmp_path: Path) -> None:
@@ -245,7 +248,7 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     (("plan", "--model", "mymodule:nothing"), "has no attribute 'nothing'): write package.module:name"),
     (("plan", "--model", ".mymodule:bundle"), "write package.module:name"),
     (("plan", "--model", "mymodule:smooth"), "must be a ddimkit.ModelBundle, got function"),
-    ((*PLAN, "--sampler", "euler"), "sampler must be one of ddim, ddpm, or package.module:name, got 'euler'"),
+    ((*PLAN, "--sampler", "euler"), "sampler must be one of ddim, ddpm, sigma-hat, or package.module:name, got 'euler'"),
     ((*PLAN, "--sampler", "mymodule:bundle"), "must be a sampler class, got ModelBundle"),
     ((*PLAN, "--sampler", "ddpm", "--eta", "0.5"), "--sampler ddpm takes no --eta"),
     ((*PLAN, "--eta", "1.5"), "eta must lie in [0, 1]"),
@@ -292,7 +295,7 @@ def test_usage_errors_exit_with_2(run: Run, arguments: tuple[str, ...], message:
 
 
 def test_a_bug_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_make_sampler", lambda *_: {}["a bug"])
+    monkeypatch.setattr("ddimkit.cli.plan.make_sampler", lambda *_: {}["a bug"])
     with pytest.raises(KeyError, match="a bug"):
         run(*PLAN)
 
@@ -311,7 +314,8 @@ main()
 """
 
 
-def test_a_missing_extra_is_named() -> None:
-    done = subprocess.run([sys.executable, "-c", BLOCKED.format(name="typer")], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("name", ["typer", "rich"])
+def test_a_missing_extra_is_named(name: str) -> None:
+    done = subprocess.run([sys.executable, "-c", BLOCKED.format(name=name)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.strip() == "ddimkit's command line needs typer: pip install 'ddimkit[study]'"
+    assert done.stderr.strip() == f"ddimkit's command line needs {name}: pip install 'ddimkit[study]'"

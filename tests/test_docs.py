@@ -1,6 +1,8 @@
-"""The documentation's table of promises says what the tests say."""
+"""The documentation's table of promises says what the tests say, and its reference of the command line what the program says."""
 
 import importlib.util
+import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -10,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 NUMBERS = range(1, 47)
 
 
-def load_table() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("promises_table", ROOT / "docs" / "promises_table.py")
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -19,7 +21,7 @@ def load_table() -> ModuleType:
     return module
 
 
-TABLE = load_table()
+TABLE = load("promises_table")
 
 
 def test_every_promise_has_a_statement() -> None:
@@ -67,3 +69,30 @@ def test_marks_are_read_wherever_they_stand(tmp_path: Path) -> None:
         5: ["TestSome::test_two"],
         6: ["TestMade"],
     }
+
+
+@pytest.mark.promise(45)
+def test_the_command_lines_reference_lists_what_the_program_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("typer")
+    from ddimkit import cli
+
+    def options(*command: str) -> set[str]:
+        """What the program itself lists, without its examples."""
+        monkeypatch.setattr(sys, "argv", ["ddimkit", *command, "--help"])
+        cli.main()
+        return set(re.findall(r"^\W*(--[\w-]+)", capsys.readouterr().out, re.MULTILINE)) - {"--help"}
+
+    monkeypatch.setenv("COLUMNS", "200")
+    page, *sections = re.split(r"^## ddimkit ", load("cli_reference").reference(cli.app), flags=re.MULTILINE)
+    assert page == ""
+    found = {section.split()[0]: set(re.findall(r"^\| `(--[\w-]+)", section, re.MULTILINE)) for section in sections}
+    assert found.keys() == {command.callback.__name__ for command in cli.app.registered_commands if command.callback} != set()
+    assert found == {command: options(command) for command in found}
+    assert "| `--num NUM` | `16` | How many samples. |" in sections[0]
+    assert "```console\nddimkit plan --steps 10\n" in sections[1]
+
+
+def test_the_command_lines_page_shows_the_reference() -> None:
+    assert "```{command-line}\n```" in (ROOT / "docs" / "cli.md").read_text()

@@ -1,6 +1,9 @@
 """What is said of a curve follows from its numbers, either way; and curves are kept, read and compared."""
 
+import itertools
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,12 @@ from hypothesis import strategies as st
 from curves import BASELINE, curve, result
 from ddimkit import DDIMKitError, TradeoffCurve
 from ddimkit.tradeoff.compare import compare
+from ddimkit.tradeoff.eta_cost import median_interval
 from ddimkit.tradeoff.findings import findings, fit_power, main_line
 from ddimkit.tradeoff.results import ConfigurationResult, Spread
 
 GOLDEN = Path(__file__).parent / "golden" / "curve_v1.json"
+GOLDEN_ROUNDS = Path(__file__).parent / "golden" / "curve_v1_rounds.json"
 STEPS = (10, 20, 50)
 
 
@@ -31,17 +36,24 @@ def etas(ratio: float, **settings: Any) -> list[ConfigurationResult]:
     return line() + [result(steps=s, eta=0.5, seconds=ratio * s / 100, **settings) for s in STEPS]
 
 
-def dear(ratio: float, **settings: Any) -> list[ConfigurationResult]:
-    """Runs whose speed-ups too are smaller by a ratio."""
-    return [
-        replace(c, speedup=c.speedup / r, speedup_spread=scaled(c.speedup_spread, 1 / r))
-        for c in etas(ratio, **settings)
-        for r in [ratio if c.eta else 1.0]
-    ]
+def with_rounds() -> TradeoffCurve:
+    """What the second golden file holds."""
+    base = result("DDPMSampler", 20, 1.0, baseline=True, rounds=[1.0])
+    return curve(*[result(steps=s, eta=e, rounds=(1.0, 1.25, 0.5)) for e in (0.0, 0.5) for s in (4, 2)], baseline=base)
 
 
-def scaled(spread: Spread, factor: float) -> Spread:
-    return replace(spread, low=spread.low * factor, high=spread.high * factor)
+DRIFT = (1.0, 3.0, 0.5)
+
+
+def paired(*ratios: float, drift: Sequence[float] = DRIFT, gain: float = 1.0) -> list[ConfigurationResult]:
+    """A machine that changes its pace every round; noise takes these ratios of the time in turn, over steps and then rounds.
+
+    ``gain`` is the ratio of speed-ups, which must not count.
+    """
+    plain = line(rounds=drift)
+    turn = itertools.cycle(ratios)
+    noisy = [result(steps=s, eta=0.5, speedup=1000 / s / gain, rounds=[next(turn) * d for d in drift]) for s in STEPS]
+    return plain + noisy
 
 
 # A curve, what its findings must say, and what they must not.
@@ -66,21 +78,59 @@ TABLE: dict[str, tuple[TradeoffCurve, str, str]] = {
         "Nearly all",
     ),
     "noise is free": (
-        curve(*dear(1.0)),
-        "costs no time that these runs can tell from chance: the median ratio to eta 0 is 1.000",
-        "dearer",
+        curve(*paired(1.2, 0.9, 1.01, 0.8, 1.1, 0.99, 1.3, 0.7, 1.0)),
+        "costs no time that these runs can tell from chance: of 9 pairs of runs in one round it took longer in 4, "
+        "and the median ratio to eta 0 is 1.000 (95% interval 0.800 to 1.200).",
+        "hardly",
     ),
+    "noise is free, whatever the speed-ups": (curve(*paired(1.0, gain=1.5)), "costs no time that these runs", "hardly"),
     "noise is dear": (
-        curve(*dear(1.5)),
-        "costs time: the median ratio to eta 0 is 1.500; clearly dearer: DDIM-10 eta 0.5 1.50×",
+        curve(*paired(1.5, 1.4, 1.6)),
+        "Noise (eta above 0) costs time: of 9 pairs of runs in one round it took longer in 9, "
+        "and the median ratio to eta 0 is 1.500 (95% interval 1.400 to 1.600).",
         "chance",
     ),
-    "noise is dear within the quartiles": (
-        curve(*dear(1.2, spread=0.5)),
-        "costs no time that these runs can tell from chance",
-        "dearer",
+    "noise is dear, whatever the speed-ups": (curve(*paired(1.2, gain=0.8)), "Noise (eta above 0) costs time:", "chance"),
+    "noise is dear in too few pairs": (curve(*paired(1.5, 1.5, 0.9)), "costs no time that these runs can tell", "costs time"),
+    "noise is dear in most of few pairs": (
+        curve(*paired(*[1.5] * 7, 0.9, 0.8)),
+        "tell from chance: of 9 pairs of runs in one round it took longer in 7, "
+        "and the median ratio to eta 0 is 1.500 (95% interval 0.900 to 1.500).",
+        "costs time",
     ),
-    "noise saves time": (curve(*dear(0.5)), "the median ratio to eta 0 is 0.500", "dearer"),
+    # 20 of 27, which the interval takes for enough: 7 are below its lower end.
+    "noise is dear without a clear majority": (
+        curve(*paired(*[1.5] * 20, *[0.9] * 7, drift=[1.0] * 9)),
+        "costs no time that these runs can tell from chance: of 27 pairs of runs in one round it took longer in 20, "
+        "and the median ratio to eta 0 is 1.500 (95% interval 1.500 to 1.500).",
+        "costs time",
+    ),
+    "noise is dear in a clear majority": (
+        curve(*paired(*[1.5] * 21, *[0.9] * 6, drift=[1.0] * 9)),
+        "costs time: of 27 pairs of runs in one round it took longer in 21",
+        "chance",
+    ),
+    "noise costs little": (curve(*paired(1.03)), "costs hardly any time: of 9 pairs", "chance"),
+    "noise saves time": (
+        curve(*paired(0.5)),
+        "tell from chance: of 9 pairs of runs in one round it took longer in 0",
+        "costs time",
+    ),
+    "noise in one round": (
+        curve(*paired(1.5, drift=[1.0])),
+        "Whether noise (eta above 0) costs time cannot be told from 3 pairs of runs: take more rounds.",
+        "median",
+    ),
+    "noise in results without rounds": (
+        curve(*etas(1.5)),
+        "costs time cannot be told from results that keep no seconds of each round.",
+        "median",
+    ),
+    "noise without a run to compare with": (
+        curve(*paired(1.0), result("OtherSampler", 10, 0.5, rounds=(99, 99)), result(steps=5, eta=0.5, rounds=(99, 99))),
+        "of 9 pairs of runs",
+        "99",
+    ),
     "memory is flat": (curve(*line()), "peak memory does not depend on the configuration: 1.0 MiB", "differs"),
     "memory grows": (
         curve(*[result(steps=s, memory=s * 2**20) for s in STEPS]),
@@ -147,6 +197,22 @@ def test_a_power_law_is_found(slope: float, scale: float, steps: list[int]) -> N
     assert abs(slope) < 1e-3 or fit.r_squared == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize(("count", "place"), [(0, 0), (5, 0), (6, 1), (8, 1), (9, 2), (25, 8), (27, 8), (100, 40)])
+def test_the_interval_of_a_median_is_that_of_the_tables(count: int, place: int) -> None:
+    values = [float(v) for v in range(count, 0, -1)]
+    assert median_interval(values) == ((place, count + 1 - place) if place else None)
+
+
+@given(count=st.integers(0, 200), confidence=st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+def test_the_interval_is_the_narrowest_that_keeps_its_confidence(count: int, confidence: float) -> None:
+    found = median_interval(range(1, count + 1), confidence)
+    place = int(found[0]) if found else 0
+    # It misses the median where fewer than `place` of the fair throws fall on one side.
+    missed = [2 * sum(math.comb(count, i) for i in range(k)) / 2**count for k in (place, place + 1)]
+    assert missed[0] <= 1 - confidence
+    assert missed[1] > 1 - confidence or place == count
+
+
 @pytest.mark.parametrize("steps", [(), (10,), (10, 20), (10, 10, 20)])
 def test_too_few_step_counts_are_not_fitted(steps: tuple[int, ...]) -> None:
     assert fit_power(steps, [1.0] * len(steps)) is None
@@ -211,7 +277,7 @@ def test_differences_are_named() -> None:
 
 
 def test_results_round_trip(tmp_path: Path) -> None:
-    path, made = tmp_path / "results.json", curve(*etas(1.1), result("MySampler", 7, None, memory=None))
+    path, made = tmp_path / "results.json", curve(*paired(1.1), result("MySampler", 7, None, memory=None))
     made.save(path)
     assert TradeoffCurve.load(path) == made
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
@@ -219,8 +285,25 @@ def test_results_round_trip(tmp_path: Path) -> None:
 
 def test_the_first_schema_stays_readable() -> None:
     found = TradeoffCurve.load(GOLDEN)
-    assert json.loads(json.dumps(found.to_dict())) == json.loads(GOLDEN.read_text())
+    assert keeps(found.to_dict(), json.loads(GOLDEN.read_text()))
     assert found == curve(*etas(1.1), result("MySampler", 7, None, memory=None))
+    assert all(c.round_seconds == () for c in found.configurations)
+
+
+def test_seconds_of_rounds_stay_readable() -> None:
+    found = TradeoffCurve.load(GOLDEN_ROUNDS)
+    assert keeps(found.to_dict(), json.loads(GOLDEN_ROUNDS.read_text()))
+    assert found == with_rounds()
+    assert found.configurations[1].round_seconds == (0.04, 0.05, 0.02)
+
+
+def keeps(now: Any, before: Any) -> bool:
+    """Whether all that was saved is still there; fields may have come since."""
+    if isinstance(before, dict):
+        return all(key in now and keeps(now[key], value) for key, value in before.items())
+    if isinstance(before, list):
+        return len(now) == len(before) and all(map(keeps, now, before))
+    return bool(now == before)
 
 
 def changed(**changes: Any) -> str:
@@ -244,6 +327,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "results that are no list": (changed(configurations=3), "not the results.json of a sweep"),
     "two baselines": (with_result(baseline=True), "no baseline, or several"),
     "a field too many": (with_result(mood="good"), "not the results.json of a sweep"),
+    "rounds that are a number": (with_result(round_seconds=3), "not the results.json of a sweep"),
     "a spread that is a number": (with_result(speedup_spread=3), "not the results.json of a sweep"),
 }
 

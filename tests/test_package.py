@@ -38,6 +38,8 @@ PUBLIC = [
     "WeightsError",
     "__version__",
     "load_pretrained",
+    "preset",
+    "recommend",
     "sweep",
 ]
 

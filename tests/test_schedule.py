@@ -2,12 +2,14 @@
 
 import copy
 import dataclasses
+import json
 import math
 import os
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -517,3 +519,11 @@ def test_arrays_come_in_any_container() -> None:
     gradient = torch.tensor(values, requires_grad=True)
     assert NoiseSchedule.from_alpha_bars(gradient) == expected
     assert NoiseSchedule.from_betas(torch.tensor([0.25, 0.5])) == NoiseSchedule.from_betas([0.25, 0.5])
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, Fraction])
+def test_numbers_of_other_libraries_are_numbers(kind: Any) -> None:
+    found = NoiseSchedule.cosine(10, s=kind(0.5), max_beta=kind(0.75))
+    assert found == NoiseSchedule.cosine(10, s=0.5, max_beta=0.75)
+    assert found.spec is not None
+    assert json.loads(json.dumps(dict(found.spec))) == {"name": "cosine", "num_timesteps": 10, "s": 0.5, "max_beta": 0.75}

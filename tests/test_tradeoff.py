@@ -1,11 +1,13 @@
 """The sweep: what it measures, in which order, and how it goes on after it was stopped."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,10 @@ from torch import Tensor, nn
 
 from curves import SCHEDULE, SHAPE, TOTAL, blue, toy
 from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, ModelBundle, PlanSampler, TradeoffCurve, sweep
+from ddimkit.tradeoff import configurations as configuring
 from ddimkit.tradeoff import sweep as sweeping
 from ddimkit.tradeoff.sweep import configurations, forget
+from ddimkit.tradeoff.timing import TimedRun, time_run
 from plugins import AdamsBashforth2
 from probes import Counting, smooth
 
@@ -38,15 +42,19 @@ FIELDS = {
     "peak_memory_bytes",
     "peak_memory_note",
     "quality",
+    "quality_note",
+    "same_seed_distance",
     "record",
     "baseline",
+    "round_seconds",
 }
 
 
 @pytest.fixture(autouse=True)
 def shorter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Runs of more than 8 steps are long ones here, and memory, whose profiler is slow, is measured where a test asks."""
-    monkeypatch.setattr(sweeping, "LONG", LONG)
+    for module in (sweeping, configuring):
+        monkeypatch.setattr(module, "LONG", LONG)
     monkeypatch.setattr(sweeping, "measure_peak_memory", lambda *_: (123, "not measured here"))
     return iter([None])
 
@@ -95,7 +103,7 @@ def same_samples(first: TradeoffCurve, second: TradeoffCurve) -> bool:
 def test_results_are_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     found = json.loads(json.dumps(measured(steps=[4, 2], etas=(0.0, 0.5)).to_dict()))
-    assert set(found) == {"schema_version", "model", "machine", "versions", "settings", "configurations"}
+    assert set(found) == {"schema_version", "model", "machine", "versions", "settings", "configurations", "floor", "noise"}
     assert found["schema_version"] == 1
     assert found["settings"] == {"device": "cpu", "batch": 2, "dtype": "float32", "rounds": 2}
     assert {"processor", "cores", "threads", "device"} <= found["machine"].keys()
@@ -112,7 +120,11 @@ def test_results_are_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
         assert 0 < c["total_seconds_spread"]["low"] <= c["total_seconds_spread"]["high"]
         assert 0 < c["speedup_spread"]["low"] <= c["speedup"] <= c["speedup_spread"]["high"]
         assert c["sampler_overhead_seconds"] > 0
+        assert len(c["round_seconds"]) == (1 if c["baseline"] else ROUNDS)
+        assert c["total_seconds"] == median(c["round_seconds"])
         assert c["quality"] is None
+        assert c["quality_note"] == "not judged in this run"
+        assert (c["same_seed_distance"] is None) == (c["steps"] in (TOTAL, 4))
         assert c["peak_memory_note"]
         assert c["peak_memory_bytes"] is None or c["peak_memory_bytes"] >= 2 * 4 * np.prod(SHAPE)
     assert rows[0]["speedup"] == 1
@@ -147,6 +159,20 @@ def test_spreads_are_over_rounds_or_tenths() -> None:
     spreads = {c.label: (c.total_seconds_spread.over, c.total_seconds_spread.runs) for c in measured(rounds=3).configurations}
     tenths = "tenths of one run"
     assert spreads == {"DDPM-20": (tenths, 10), "DDIM-10": (tenths, 10), "DDIM-4": ("rounds", 3), "DDIM-2": ("rounds", 3)}
+
+
+def test_seconds_are_kept_by_round_even_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(1)
+
+    def timed(*arguments: Any) -> TimedRun:
+        return replace(time_run(*arguments), seconds=float(next(clock)))
+
+    monkeypatch.setattr(sweeping, "time_run", timed)
+    with pytest.raises(KeyboardInterrupt):
+        measured(out=tmp_path, rounds=3, progress=Log(6))
+    found = {c.label: c.round_seconds for c in measured(out=tmp_path, rounds=3).configurations}
+    # Run 1 warms up, and so does run 8, after the interruption; 3, 7 and 11 are the baseline's first rows.
+    assert found == {"DDPM-20": (2,), "DDIM-10": (4,), "DDIM-4": (5, 9, 13), "DDIM-2": (6, 10, 12)}
 
 
 def test_samples_are_those_of_the_sampler() -> None:
@@ -209,7 +235,7 @@ OTHERS: list[dict[str, Any]] = [
     {"bundle": toy(name="other")},
     {"bundle": toy(clip=None)},
     {"bundle": toy(prediction="v")},
-    {"bundle": ModelBundle(smooth, SCHEDULE, (1, 2, 2), "x0", (-1, 1), "toy")},
+    {"bundle": ModelBundle(smooth, SCHEDULE, sample_shape=(1, 2, 2), prediction="x0", clip=(-1, 1), name="toy")},
 ]
 
 

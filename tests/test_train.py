@@ -61,8 +61,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def trainer(recipe: Recipe = TINY, steps: int = 0, images: Tensor = SMALL) -> Trainer:
-    made = Trainer(recipe, images, CPU)
+def trainer(recipe: Recipe = TINY, steps: int = 0, images: Tensor = SMALL, fast: bool | None = None) -> Trainer:
+    made = Trainer(recipe, images, CPU, fast=fast)
     for _ in range(steps):
         made.advance()
     return made
@@ -98,6 +98,31 @@ def test_the_loss_falls() -> None:
     made = trainer()
     losses = [float(made.advance()) for _ in range(40)]
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_a_cpu_trains_plainly_unless_asked_otherwise() -> None:
+    made = trainer()
+    assert made.fast is False
+    assert made.forward is made.model
+
+
+@pytest.fixture
+def compiler() -> None:
+    """Skips where torch cannot compile: it needs a C++ compiler and Python's headers."""
+    try:
+        torch.compile(torch.sin)(torch.ones(2))
+    except Exception as error:
+        pytest.skip(f"torch.compile does not work here: {type(error).__name__} {str(error).splitlines()[0]}")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own code
+def test_the_loss_falls_in_fast_training(compiler: None) -> None:
+    made = trainer(fast=True)
+    assert made.forward is not made.model
+    losses = [float(made.advance()) for _ in range(40)]
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
+    assert {p.dtype for p in made.parameters.values()} == {torch.float32}
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
@@ -334,7 +359,7 @@ def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         recipes.main()
     assert done.value.code == 0
     shown = capsys.readouterr().out
-    assert all(option in shown for option in ("mnist", "--data", "--out", "--steps", "--device"))
+    assert all(option in shown for option in ("mnist", "--data", "--out", "--steps", "--device", "--fast", "--no-fast"))
 
 
 def test_main_trains(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -346,3 +371,20 @@ def test_main_trains(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     recipes.main()
     assert capsys.readouterr().out.strip() == str(out / "mnist.safetensors")
     assert load_bundle(out / "mnist.safetensors").figures["steps"] == 2
+
+
+@pytest.mark.parametrize(("options", "expected"), [((), None), (("--fast",), True), (("--no-fast",), False)])
+def test_main_hands_on_whether_to_be_fast(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], expected: bool | None
+) -> None:
+    asked: list[bool | None] = []
+
+    def refuse(*_: object, fast: bool | None) -> None:
+        asked.append(fast)
+        raise OSError("no training today")
+
+    monkeypatch.setattr(recipes, "Trainer", refuse)
+    monkeypatch.setattr(sys, "argv", ["train", "mnist", "--data", str(folder), "--device", "cpu", *options])
+    with pytest.raises(SystemExit, match="no training today"):
+        recipes.main()
+    assert asked == [expected]

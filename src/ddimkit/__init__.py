@@ -10,6 +10,8 @@ from ddimkit.prediction import DynamicThreshold
 from ddimkit.samplers import DDIMSampler, DDPMSampler
 from ddimkit.sampling import PlanSampler, Sampler
 from ddimkit.schedule import NoiseSchedule
+from ddimkit.tradeoff.presets import preset
+from ddimkit.tradeoff.recommend import recommend
 from ddimkit.tradeoff.results import TradeoffCurve
 from ddimkit.tradeoff.sweep import sweep
 
@@ -31,5 +33,7 @@ __all__ = [
     "WeightsError",
     "__version__",
     "load_pretrained",
+    "preset",
+    "recommend",
     "sweep",
 ]

@@ -4,20 +4,22 @@ It knows plans and tensors and no sampler. Its random numbers come from a source
 noise coefficient is not zero. Nothing is read back from the device until the last step is done.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ddimkit._arguments import check_callers, check_device, check_dtype, check_history, check_shape, warn_of_signal
 from ddimkit.errors import NonFiniteError
 from ddimkit.noise import STREAM_SAMPLER, STREAM_X_T, fresh_seed, keyed_normal, sample_seeds
 from ddimkit.step import Coefficients, advance, check_output, work_dtype
 
-__all__ = ["Model", "NoiseFn", "Run", "SamplerState", "check_device", "prepare", "resume", "states", "walk"]
+__all__ = ["Model", "NoiseFn", "Run", "SamplerState", "check_device", "finish", "prepare", "resume", "states", "walk"]
+
+T = TypeVar("T")
 
 Model = Callable[[Tensor, Tensor], Tensor] | Callable[..., Tensor]
 r"""``model(x, t, **model_kwargs)``: x (B, \*), t int64 (B,); the output has x's shape (learned range: twice the channels)."""
@@ -117,16 +119,15 @@ def prepare(
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> Run:
     """Check the arguments of a run and make its first x; :meth:`PlanSampler.sample` says what each means."""
-    _check_callers(model, generator, noise_fn, model_kwargs)
+    check_callers(model, generator, noise_fn, model_kwargs)
     if sum(v is not None for v in (seed, generator, noise_fn)) > 1:
         raise ValueError("seed, generator and noise_fn exclude one another: give at most one")
     if start_at and x_T is None:
         raise ValueError(f"start_at={start_at} needs x_T, the image at that row's timestep")
-    shape = _check_shape(shape, x_T, coefficients)
+    shape = check_shape(shape, x_T, coefficients)
     device = check_device(device) if device is not None else x_T.device if x_T is not None else _device_of(model)
     dtype = dtype or (x_T.dtype if x_T is not None else torch.float32)
-    if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
+    check_dtype(dtype)
     seeds = (
         None if generator is not None or noise_fn is not None else sample_seeds(fresh_seed() if seed is None else seed, shape[0])
     )
@@ -136,12 +137,12 @@ def prepare(
         if device.type == "cpu" and not bool(torch.isfinite(x).all()):
             raise ValueError("x_T holds NaN or infinity")
     else:
-        _warn_of_signal(coefficients)
+        warn_of_signal(coefficients)
         like = torch.empty(shape, device=device, dtype=dtype)
         first = _keyed_start(seeds, shape, device) if seeds is not None else source(-1, like)
         # Copied: a noise_fn may hand out one buffer again and again.
         x = first.detach().to(dtype, copy=True)
-    _check_history(coefficients, 0, 0, start_at)
+    check_history(coefficients, 0, 0, start_at)
     return Run(coefficients, _bind(model, model_kwargs), x, source, seeds, start_at)
 
 
@@ -155,7 +156,7 @@ def resume(
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> Run:
     """The run that goes on after ``state``; ``coefficients`` are those of the rows from ``state.start_at`` on."""
-    _check_callers(model, generator, noise_fn, model_kwargs)
+    check_callers(model, generator, noise_fn, model_kwargs)
     done = state.index - state.start_at + 1
     plan = coefficients.plan
     if not 0 < done <= len(plan) or plan.t[done - 1] != state.t or plan.t_next[done - 1] != state.t_next:
@@ -163,9 +164,20 @@ def resume(
     seeds = state.seeds if generator is None and noise_fn is None else None
     if seeds is None and generator is None and noise_fn is None and bool((plan.c[done:] > 0).any()):
         raise ValueError("the state's noise was not keyed by seeds: give the generator or noise_fn again")
-    _check_history(coefficients, done, len(state.history), state.start_at)
+    check_history(coefficients, done, len(state.history), state.start_at)
     source = _source(coefficients, seeds, generator, noise_fn, state.start_at, state.x.device)
     return Run(coefficients, _bind(model, model_kwargs), state.x.detach(), source, seeds, state.start_at, done, state.history)
+
+
+def check_state(state: object, shape: Sequence[int] | None, others: Sequence[object]) -> SamplerState:
+    """A state to go on from, or an error: a shape given beside it must be its own, and no other argument may be given."""
+    if not isinstance(state, SamplerState):
+        raise TypeError(f"resume must be a SamplerState that iterate yielded, got {type(state).__name__}")
+    if any(v is not None for v in others):
+        raise ValueError("a resumed state brings its own seed, x, start_at, device and dtype: leave them out")
+    if shape is not None and tuple(shape) != tuple(state.x.shape):
+        raise ValueError(f"shape {tuple(shape)} is not the state's {tuple(state.x.shape)}: leave it out")
+    return state
 
 
 def walk(run: Run, *, observe: bool) -> Iterator[tuple[int, Tensor, Tensor | None, tuple[Tensor, ...]]]:
@@ -214,6 +226,31 @@ def states(run: Run) -> Iterator[SamplerState]:
         yield SamplerState(index, plan.t[k], plan.t_next[k], x, x0, nfe, history, run.seeds, run.start_at)
 
 
+def finish(run: Run, progress: bool, callback: Callable[[SamplerState], None] | None) -> Tensor:
+    """The last x of a run; with a callback, which is called with every state, x0_hat is computed too."""
+    x, total = run.x, len(run.coefficients.plan)
+    if callback is not None:
+        if not callable(callback):
+            raise TypeError(f"callback must be callable as callback(state), got {type(callback).__name__}")
+        for state in _with_bar(states(run), total, progress):
+            callback(state)
+            x = state.x
+        return x
+    with torch.no_grad():
+        for _, y, _, _ in _with_bar(walk(run, observe=False), total, progress):
+            x = y
+    check_finite(run, x)
+    return x
+
+
+def _with_bar(steps: Iterator[T], total: int, progress: bool) -> Iterator[T]:
+    if not progress:
+        return steps
+    from tqdm import tqdm
+
+    return iter(tqdm(steps, total=total, unit="step"))
+
+
 def check_finite(run: Run, x: Tensor) -> None:
     """Raise a :class:`NonFiniteError` if x is not finite; where the noise can be made again, after finding the step it began at."""
     if bool(torch.isfinite(x).all()):
@@ -229,14 +266,6 @@ def check_finite(run: Run, x: Tensor) -> None:
     raise NonFiniteError(
         f"the result holds NaN or infinity; {began or 'walked again with the same seed it did not: the model is not deterministic'}"
     )
-
-
-def _check_history(coefficients: Coefficients, done: int, held: int, start_at: int) -> None:
-    """Raise where a row still to be done reads more x0 predictions than there will be."""
-    for k in range(done, len(coefficients.reach)):
-        if coefficients.reach[k] > held + k - done:
-            wanted = f"row {start_at + k} reads {coefficients.reach[k]} earlier x0 predictions"
-            raise ValueError(f"{wanted}, but {held + k - done} come before it in a walk from row {start_at + done}")
 
 
 def _source(
@@ -268,52 +297,6 @@ def _checked_noise(noise: object, like: Tensor) -> Tensor:
     return noise.to(device=like.device, dtype=work_dtype(like))
 
 
-def check_device(device: torch.device | str) -> torch.device:
-    """The device, or a ValueError where this machine or this build of torch has none of its name."""
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {device!r} cannot be used here: give 'cpu' or another one ({reason})") from None
-    return found
-
-
-def _check_callers(model: object, generator: object, noise_fn: object, model_kwargs: object) -> None:
-    if not callable(model):
-        raise TypeError(f"model must be callable as model(x, t), got {type(model).__name__}")
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator, got {generator!r}: an int goes to seed=")
-    if noise_fn is not None and not callable(noise_fn):
-        raise TypeError(f"noise_fn must be callable as noise_fn(draw, like), got {type(noise_fn).__name__}")
-    if model_kwargs is not None and not isinstance(model_kwargs, Mapping):
-        raise TypeError(f"model_kwargs must be a mapping of names to arguments, got {type(model_kwargs).__name__}")
-    if isinstance(model, nn.Module) and model.training:
-        warnings.warn("the model is in train mode (dropout and batch statistics are active): call model.eval() first", stacklevel=4)
-
-
-def _check_shape(shape: Sequence[int] | None, x_T: Tensor | None, coefficients: Coefficients) -> tuple[int, ...]:
-    if x_T is not None and (not isinstance(x_T, Tensor) or not x_T.is_floating_point()):
-        raise TypeError(f"x_T must be a floating point tensor, got {x_T.dtype if isinstance(x_T, Tensor) else x_T!r}")
-    if shape is None:
-        if x_T is None:
-            raise ValueError("give the shape of the batch, as in (16, 1, 28, 28), or x_T")
-        shape = tuple(x_T.shape)
-    if (
-        isinstance(shape, str | Tensor)
-        or not isinstance(shape, Sequence)
-        or not all(isinstance(n, int) and not isinstance(n, bool) for n in shape)
-    ):
-        raise TypeError(f"shape must be a sequence of ints (B, ...), got {shape!r}")
-    if not shape or min(shape) < 0:
-        raise ValueError(f"shape must be (B, ...) of sizes at least 0, got {tuple(shape)}")
-    if x_T is not None and tuple(shape) != tuple(x_T.shape):
-        raise ValueError(f"shape {tuple(shape)} and x_T's shape {tuple(x_T.shape)} differ: give one of them")
-    if coefficients.learned and len(shape) < 2:
-        raise ValueError(f"variance='learned_range' needs channels, (B, C, ...), got shape {tuple(shape)}")
-    return tuple(shape)
-
-
 def _device_of(model: Model) -> torch.device:
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     return torch.device("cpu") if parameter is None else parameter.device
@@ -321,14 +304,3 @@ def _device_of(model: Model) -> torch.device:
 
 def _bind(model: Model, model_kwargs: Mapping[str, Any] | None) -> Model:
     return partial(model, **model_kwargs) if model_kwargs else model
-
-
-def _warn_of_signal(coefficients: Coefficients) -> None:
-    t = coefficients.plan.t[0]
-    alpha_bar = float(coefficients.schedule.alpha_bars[t])
-    if alpha_bar > 0.01:
-        warnings.warn(
-            f"sampling starts from pure noise at t={t}, where the model was trained on images that still hold signal "
-            f"(alpha_bar = {alpha_bar:.4g}): start higher, as spacing='trailing' does, or give x_T",
-            stacklevel=4,
-        )

@@ -11,7 +11,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from ddimkit.schedule import FloatArray, NoiseSchedule, frozen_array
+from ddimkit._numbers import frozen_array
+from ddimkit.schedule import FloatArray, NoiseSchedule
 from ddimkit.timesteps import pairs
 
 __all__ = ["Levels", "Plan"]

@@ -1,32 +1,26 @@
 """What a sampler is, and everything that follows once it has a plan."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol, TypeVar, cast, get_args
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ddimkit._version import __version__
-from ddimkit.loop import Model, NoiseFn, Run, SamplerState, check_finite, prepare, states, walk
+from ddimkit.loop import Model, NoiseFn, SamplerState, check_state, finish, prepare, states
 from ddimkit.loop import resume as resumed
-from ddimkit.noise import NOISE_SCHEME, sample_seeds
 from ddimkit.plan import Plan
-from ddimkit.prediction import Clip, DynamicThreshold, Prediction, check_clip, check_prediction
+from ddimkit.prediction import Clip, Prediction, check_clip, check_prediction
+from ddimkit.record import make_record
 from ddimkit.schedule import NoiseSchedule
-from ddimkit.step import Coefficients, Row, advance, check_output, predict
-from ddimkit.timesteps import SpacedTimesteps, Spacing, explicit, spaced
+from ddimkit.step import Coefficients, advance, check_image, check_output, needed_noise, predict
+from ddimkit.timesteps import Spacing, chosen
 
 __all__ = ["Callback", "PlanSampler", "Sampler", "walk_plan"]
 
 Callback = Callable[[SamplerState], None]
 """Called with the state after each row."""
-
-T = TypeVar("T")
-
-_RECORD_SCHEMA = 1
 
 
 class Sampler(Protocol):
@@ -87,21 +81,9 @@ class PlanSampler:
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, NoiseSchedule):
             raise TypeError(f"schedule must be a NoiseSchedule, got {type(self.schedule).__name__}")
-        object.__setattr__(self, "timesteps", self._resolve_timesteps())
+        object.__setattr__(self, "timesteps", chosen(self.schedule, self.steps, self.timesteps, self.spacing))
         object.__setattr__(self, "clip", check_clip(self.clip))
         check_prediction(self.prediction, self.schedule, self.timesteps)
-
-    def _resolve_timesteps(self) -> tuple[int, ...]:
-        given: Any = self.timesteps
-        computed = isinstance(given, SpacedTimesteps)
-        absent = given is None or (isinstance(given, tuple) and not given)
-        if self.steps is not None and (computed or absent):
-            return spaced(self.schedule, self.steps, self.spacing)
-        if self.steps is not None or absent:
-            raise ValueError(f"give exactly one of steps and timesteps, got steps={self.steps} and timesteps={given}")
-        if self.spacing not in get_args(Spacing):
-            raise ValueError(f"spacing must be one of {', '.join(get_args(Spacing))}, got {self.spacing!r}")
-        return explicit(cast("Sequence[int]", given), self.schedule.num_timesteps)
 
     def plan(self) -> Plan:
         """The table of coefficients, what a sampler has to write."""
@@ -202,7 +184,7 @@ class PlanSampler:
             dtype=dtype,
             model_kwargs=model_kwargs,
         )
-        return _finish(run, progress, callback)
+        return finish(run, progress, callback)
 
     def iterate(
         self,
@@ -256,14 +238,9 @@ class PlanSampler:
                 model_kwargs=model_kwargs,
             )
         else:
-            if not isinstance(resume, SamplerState):
-                raise TypeError(f"resume must be a SamplerState that iterate yielded, got {type(resume).__name__}")
-            if any(v is not None for v in (seed, x_T, device, dtype)) or start_at:
-                raise ValueError("a resumed state brings its own seed, x, start_at, device and dtype: leave them out")
-            if shape is not None and tuple(shape) != tuple(resume.x.shape):
-                raise ValueError(f"shape {tuple(shape)} is not the state's {tuple(resume.x.shape)}: leave it out")
-            coefficients = self._coefficients_from(resume.start_at)
-            run = resumed(coefficients, model, resume, generator=generator, noise_fn=noise_fn, model_kwargs=model_kwargs)
+            state = check_state(resume, shape, (seed, x_T, device, dtype, start_at or None))
+            coefficients = self._coefficients_from(state.start_at)
+            run = resumed(coefficients, model, state, generator=generator, noise_fn=noise_fn, model_kwargs=model_kwargs)
         return states(run)
 
     def step(
@@ -285,22 +262,11 @@ class PlanSampler:
             TypeError, ValueError: a model output of the wrong shape or kind, an index out of range, noise or history missing.
         """
         coefficients = self.coefficients
-        _check_x(x_t, "x_t")
+        check_image(x_t, "x_t")
         output = check_output(model_output, x_t, coefficients.learned)
-        row = self._row(index, x_t)
-        reach = max(coefficients.reach) if isinstance(index, Tensor) else coefficients.reach[index]
-        if len(history) < reach:
-            raise ValueError(f"this row reads {reach} earlier x0 predictions, got {len(history)} in history")
-        noisy = any(r.c for r in coefficients.rows) if isinstance(index, Tensor) else bool(row.c)
-        if noisy and noise is None:
-            raise ValueError("this row adds noise: give noise=, standard normal and of x_t's shape")
-        for name, tensor in (("noise", noise if noisy else None), *(("history", h) for h in history)):
-            if tensor is None:
-                continue
-            _check_x(tensor, name)
-            if tensor.shape != x_t.shape:
-                raise ValueError(f"{name} must have x_t's shape {tuple(x_t.shape)}, got {tuple(tensor.shape)}")
-        return advance(row, x_t, output, noise if noisy else None, history, coefficients, False)[0]
+        row = coefficients.row(index, x_t)
+        noise = needed_noise(coefficients, row, index, x_t, noise, history)
+        return advance(row, x_t, output, noise, history, coefficients, False)[0]
 
     def predict_x0(self, x_t: Tensor, model_output: Tensor, index: int | Tensor) -> Tensor:
         r"""The clean image that the model's output means at a row's timestep, clipped as the sampler asks.
@@ -316,26 +282,12 @@ class PlanSampler:
         Raises:
             TypeError, ValueError: as for :meth:`step`.
         """
-        _check_x(x_t, "x_t")
-        output = check_output(model_output, x_t, self.coefficients.learned)
-        if self.coefficients.learned:
+        coefficients = self.coefficients
+        check_image(x_t, "x_t")
+        output = check_output(model_output, x_t, coefficients.learned)
+        if coefficients.learned:
             output = output.chunk(2, dim=1)[0]
-        return predict(self._row(index, x_t), x_t, output, self.clip).to(x_t.dtype)
-
-    def _row(self, index: int | Tensor, x: Tensor) -> Row:
-        """The row of an index, or the rows of one a sample."""
-        rows = self.coefficients.rows
-        if isinstance(index, Tensor):
-            if index.dtype != torch.int64 or (index.ndim and index.shape != x.shape[:1]):
-                raise TypeError(
-                    f"index must be an int, or int64 of shape () or ({x.shape[0]},), got {index.dtype} {tuple(index.shape)}"
-                )
-            return self.coefficients.gather(index, x)
-        if isinstance(index, bool) or not isinstance(index, int):
-            raise TypeError(f"index must be an int or an int64 tensor, got {index!r}")
-        if not 0 <= index < len(rows):
-            raise ValueError(f"index must be a row number in 0..{len(rows) - 1}, got {index}")
-        return rows[index]
+        return predict(coefficients.row(index, x_t), x_t, output, self.clip).to(x_t.dtype)
 
     def record(
         self,
@@ -356,23 +308,8 @@ class PlanSampler:
         Returns:
             a dict with ``schema``, ``sampler``, ``settings``, ``schedule``, ``nfe``, ``noise``, ``call`` and ``versions``.
         """
-        settings = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "schedule"}
-        seeds = None if seed is None else list(sample_seeds(seed, shape[0])) if shape else _plain(seed)
-        return {
-            "schema": _RECORD_SCHEMA,
-            "sampler": f"{type(self).__module__}.{type(self).__qualname__}",
-            "settings": settings,
-            "schedule": {"sha256": self.schedule.sha256, "spec": None if self.schedule.spec is None else dict(self.schedule.spec)},
-            "nfe": len(self._coefficients_from(start_at).plan),
-            "noise": NOISE_SCHEME,
-            "call": {
-                "shape": None if shape is None else list(shape),
-                "seeds": seeds,
-                "start_at": start_at,
-                "dtype": str(dtype or torch.float32).removeprefix("torch."),
-            },
-            "versions": {"ddimkit": __version__, "torch": str(torch.__version__), "numpy": np.__version__},
-        }
+        nfe = len(self._coefficients_from(start_at).plan)
+        return make_record(self, self.schedule, nfe, shape, seed, start_at, dtype)
 
 
 @dataclass(frozen=True)
@@ -407,43 +344,4 @@ def walk_plan(
 ) -> Tensor:
     """Walk a deterministic plan of one's own from x, with the sampler's schedule, prediction and clip."""
     coefficients = Coefficients(plan, sampler.schedule, sampler.prediction, sampler.clip)
-    return _finish(prepare(coefficients, model, None, x_T=x, model_kwargs=model_kwargs), progress, None)
-
-
-def _check_x(x: object, name: str) -> None:
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"{name} must be a floating point tensor, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}")
-
-
-def _finish(run: Run, progress: bool, callback: Callback | None) -> Tensor:
-    x, total = run.x, len(run.coefficients.plan)
-    if callback is not None:
-        if not callable(callback):
-            raise TypeError(f"callback must be callable as callback(state), got {type(callback).__name__}")
-        for state in _with_bar(states(run), total, progress):
-            callback(state)
-            x = state.x
-        return x
-    with torch.no_grad():
-        for _, y, _, _ in _with_bar(walk(run, observe=False), total, progress):
-            x = y
-    check_finite(run, x)
-    return x
-
-
-def _with_bar(steps: Iterator[T], total: int, progress: bool) -> Iterator[T]:
-    if not progress:
-        return steps
-    from tqdm import tqdm
-
-    return iter(tqdm(steps, total=total, unit="step"))
-
-
-def _plain(value: object) -> Any:
-    if isinstance(value, DynamicThreshold):
-        return {"quantile": value.quantile, "max": value.max}
-    if isinstance(value, Plan):
-        return value.to_dict()
-    if isinstance(value, np.generic):
-        return value.item()
-    return [_plain(v) for v in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+    return finish(prepare(coefficients, model, None, x_T=x, model_kwargs=model_kwargs), progress, None)

@@ -5,8 +5,7 @@ A schedule is two float64 arrays over t = 0 … T−1, the signal s and the nois
 .. math:: x_t = s_t x_0 + n_t \varepsilon, \qquad \lambda_t = \log(s_t / n_t), \qquad
           \bar\alpha_t = s_t^2 / (s_t^2 + n_t^2).
 
-Samplers read s, n and λ only. Where :math:`1 - \bar\alpha` is needed it is computed through ``expm1`` and ``log1p``: at small t
-the plain subtraction would lose up to four digits.
+Samplers read s, n and λ only.
 """
 
 import hashlib
@@ -20,6 +19,17 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from ddimkit._betas import (
+    betas_of_levels,
+    cosine_betas,
+    levels_of_alpha_bars,
+    levels_of_betas,
+    scaled_linear_betas,
+    sigmoid_betas,
+    without_last_signal,
+)
+from ddimkit._numbers import check_count, check_every, frozen_array, number, read_only
 
 __all__ = ["FloatArray", "NoiseSchedule", "ScheduleSpec"]
 
@@ -60,11 +70,11 @@ class NoiseSchedule:
         signal, noise = frozen_array(self.signal, "signal"), frozen_array(self.noise, "noise")
         if signal.ndim != 1 or signal.shape != noise.shape or not signal.size:
             raise ValueError(f"signal and noise must be (T,) with T >= 1, got shapes {signal.shape} and {noise.shape}")
-        _first_bad(signal[:-1] > 0, signal, "signal must be above 0 before the last timestep")
-        _first_bad((signal >= 0) & (signal <= 1), signal, "signal must lie in [0, 1]")
-        _first_bad((noise > 0) & (noise <= 1), noise, "noise must lie in (0, 1]: is alpha_bar exactly 1 somewhere?")
+        check_every(signal[:-1] > 0, signal, "signal must be above 0 before the last timestep")
+        check_every((signal >= 0) & (signal <= 1), signal, "signal must lie in [0, 1]")
+        check_every((noise > 0) & (noise <= 1), noise, "noise must lie in (0, 1]: is alpha_bar exactly 1 somewhere?")
         ratio = signal / noise
-        _first_bad(np.append(True, ratio[1:] < ratio[:-1]), ratio, "signal/noise must fall strictly with t")
+        check_every(np.append(True, ratio[1:] < ratio[:-1]), ratio, "signal/noise must fall strictly with t")
         object.__setattr__(self, "signal", signal)
         object.__setattr__(self, "noise", noise)
 
@@ -78,10 +88,11 @@ class NoiseSchedule:
             beta_end: beta at t = T−1, in (0, 1).
 
         Raises:
+            TypeError: an argument is no number, or T no int.
             ValueError: T < 1, or a beta outside (0, 1).
         """
-        _check_count(num_timesteps)
-        _check_betas(beta_start, beta_end)
+        check_count(num_timesteps)
+        beta_start, beta_end = _check_betas(beta_start, beta_end)
         spec: ScheduleSpec = {"name": "linear", "num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
         return cls._from_betas(np.linspace(beta_start, beta_end, num_timesteps), spec)
 
@@ -95,21 +106,20 @@ class NoiseSchedule:
             beta_end: beta at t = T−1, in (0, 1).
 
         Raises:
+            TypeError: an argument is no number, or T no int.
             ValueError: T < 1, or a beta outside (0, 1).
         """
-        _check_count(num_timesteps)
-        _check_betas(beta_start, beta_end)
-        betas = np.linspace(math.sqrt(beta_start), math.sqrt(beta_end), num_timesteps) ** 2
+        check_count(num_timesteps)
+        beta_start, beta_end = _check_betas(beta_start, beta_end)
         name = "scaled_linear"
         spec: ScheduleSpec = {"name": name, "num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
-        return cls._from_betas(betas, spec)
+        return cls._from_betas(scaled_linear_betas(num_timesteps, beta_start, beta_end), spec)
 
     @classmethod
     def cosine(cls, num_timesteps: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Self:
         r""":math:`\bar\alpha_t = f(t{+}1)/f(0)`, :math:`f(t) = \cos^2\left(\frac{t/T + s}{1 + s}\frac\pi2\right)`, betas clipped.
 
-        Nichol and Dhariwal 2021, eq. 17. With :math:`q = 2\sin\frac{u+u'}2\sin\frac{u'-u}2/\cos u` the ratio of neighbouring
-        cosines is :math:`1 - q`, so that no digit of a small beta is lost.
+        Nichol and Dhariwal 2021, eq. 17; computed so that no digit of a small beta is lost.
 
         Args:
             num_timesteps: T, at least 1.
@@ -117,19 +127,15 @@ class NoiseSchedule:
             max_beta: largest beta, in (0, 1).
 
         Raises:
+            TypeError: an argument is no number, or T no int.
             ValueError: T < 1, s < 0, or ``max_beta`` outside (0, 1).
         """
-        _check_count(num_timesteps)
-        _check_max_beta(max_beta)
+        check_count(num_timesteps)
+        s, max_beta = number(s, "s"), _check_max_beta(max_beta)
         if not 0 <= s < math.inf:
             raise ValueError(f"s must be finite and at least 0, got {s}")
-        step = (math.pi / 2) / (1 + s) / num_timesteps
-        u = (np.arange(num_timesteps + 1) / num_timesteps + s) / (1 + s) * (math.pi / 2)
-        # cos(u) as the sine of the angle that is left: u itself is rounded too coarsely where its cosine nears 0.
-        left = np.arange(num_timesteps, 0, -1) * step
-        q = 2 * np.sin((u[1:] + u[:-1]) / 2) * math.sin(step / 2) / np.sin(left)
         spec: ScheduleSpec = {"name": "cosine", "num_timesteps": num_timesteps, "s": s, "max_beta": max_beta}
-        return cls._from_betas(np.minimum(q * (2 - q), max_beta), spec)
+        return cls._from_betas(cosine_betas(num_timesteps, s, max_beta), spec)
 
     @classmethod
     def sigmoid(
@@ -138,7 +144,6 @@ class NoiseSchedule:
         r""":math:`\bar\alpha_t = f(\frac{t+1}T)/f(0)`, f the rest of a sigmoid (Jabri, Fleet and Chen 2022).
 
         :math:`f(u) = \sigma(\frac{end}\tau) - \sigma(\frac{start + u(end-start)}\tau)`; betas clipped as in :meth:`cosine`.
-        A difference of sigmoids is :math:`\sinh\frac{a-b}2 / (2\cosh\frac a2\cosh\frac b2)`, which loses no digit.
 
         Args:
             num_timesteps: T, at least 1.
@@ -148,23 +153,18 @@ class NoiseSchedule:
             max_beta: largest beta, in (0, 1).
 
         Raises:
+            TypeError: an argument is no number, or T no int.
             ValueError: T < 1, ``start >= end``, ``tau <= 0``, ``max_beta`` outside (0, 1), or a range of the sigmoid so wide that a
                 beta is no longer a number above 0.
         """
-        _check_count(num_timesteps)
-        _check_max_beta(max_beta)
+        check_count(num_timesteps)
+        start, end, tau, max_beta = number(start, "start"), number(end, "end"), number(tau, "tau"), _check_max_beta(max_beta)
         if not (-math.inf < start < end < math.inf and 0 < tau < math.inf):
             raise ValueError(f"sigmoid needs start < end and tau > 0, all finite, got {start}, {end} and {tau}")
         if (end - start) / tau > 100 or max(abs(start), abs(end)) / tau > 100:
             raise ValueError(f"start/tau and end/tau must lie within 100 of 0 and each other, got {start / tau}, {end / tau}")
-        x = (start + np.arange(num_timesteps + 1) / num_timesteps * (end - start)) / tau
-        # x[-1] may miss end/tau by a rounding, which would leave a last beta that is not exactly 1 before the clip.
-        x[-1] = end / tau
-        half = (end - start) / tau / num_timesteps / 2
-        left = np.arange(num_timesteps, 0, -1) * half
-        beta = np.sinh(half) * np.cosh(x[-1] / 2) / (np.sinh(left) * np.cosh(x[1:] / 2))
         spec: ScheduleSpec = {"name": "sigmoid", "num_timesteps": num_timesteps, "start": start, "end": end, "tau": tau}
-        return cls._from_betas(np.minimum(beta, max_beta), {**spec, "max_beta": max_beta})
+        return cls._from_betas(sigmoid_betas(num_timesteps, start, end, tau, max_beta), {**spec, "max_beta": max_beta})
 
     @classmethod
     def rectified_flow(cls, num_timesteps: int = 1000) -> Self:
@@ -174,9 +174,10 @@ class NoiseSchedule:
             num_timesteps: T, at least 1.
 
         Raises:
+            TypeError: T is no int.
             ValueError: T < 1.
         """
-        _check_count(num_timesteps)
+        check_count(num_timesteps)
         k = np.arange(1, num_timesteps + 1)
         spec: ScheduleSpec = {"name": "rectified_flow", "num_timesteps": num_timesteps}
         return cls((num_timesteps - k) / num_timesteps, k / num_timesteps, spec=spec)
@@ -197,12 +198,10 @@ class NoiseSchedule:
     def _from_betas(cls, betas: FloatArray, spec: ScheduleSpec | None) -> Self:
         if betas.ndim != 1 or not betas.size:
             raise ValueError(f"betas must be (T,) with T >= 1, got shape {betas.shape}")
-        _first_bad(
+        check_every(
             (betas > 0) & (betas < 1) | (np.arange(betas.size) == betas.size - 1) & (betas == 1), betas, "betas must lie in (0, 1)"
         )
-        with np.errstate(divide="ignore"):
-            log_alpha_bar = _running_sum(np.log1p(-betas))
-        return cls(np.exp(log_alpha_bar / 2), np.sqrt(-np.expm1(log_alpha_bar)), spec=spec)
+        return cls(*levels_of_betas(betas), spec=spec)
 
     @classmethod
     def from_alpha_bars(cls, alpha_bars: ArrayLike) -> Self:
@@ -217,16 +216,14 @@ class NoiseSchedule:
         values = frozen_array(alpha_bars, "alpha_bars")
         if values.ndim != 1 or not values.size:
             raise ValueError(f"alpha_bars must be (T,) with T >= 1, got shape {values.shape}")
-        _first_bad((values >= 0) & (values < 1), values, "alpha_bars must lie in (0, 1), the last may be 0")
-        _first_bad(np.append(True, np.diff(values) < 0), values, "alpha_bars must fall strictly with t")
-        # Given alpha_bar itself, 1 - alpha_bar is exact or correctly rounded; a detour through the logarithm would not be.
-        return cls(np.sqrt(values), np.sqrt(1 - values))
+        check_every((values >= 0) & (values < 1), values, "alpha_bars must lie in (0, 1), the last may be 0")
+        check_every(np.append(True, np.diff(values) < 0), values, "alpha_bars must fall strictly with t")
+        return cls(*levels_of_alpha_bars(values))
 
     def zero_terminal_snr(self) -> Self:
         r"""The same schedule with its s shifted and scaled so that the last is 0 and the first is kept.
 
-        :math:`s' = (s - s_{T-1})\, s_0 / (s_0 - s_{T-1})` (Lin et al. 2024, algorithm 1); and
-        :math:`n'^2 = n^2 + (s - s')(s + s')`, where :math:`s - s' = s_{T-1}(s_0 - s)/(s_0 - s_{T-1})`.
+        :math:`s' = (s - s_{T-1})\, s_0 / (s_0 - s_{T-1})` (Lin et al. 2024, algorithm 1), and :math:`s'^2 + n'^2 = 1`.
 
         Returns:
             a new schedule, or this one if it already ends at s = 0.
@@ -241,14 +238,8 @@ class NoiseSchedule:
             raise ValueError("zero terminal SNR needs num_timesteps >= 2, got 1")
         if not np.allclose(s * s + n * n, 1, rtol=0, atol=1e-12):
             raise ValueError("zero_terminal_snr is defined for schedules with signal^2 + noise^2 = 1")
-        scale = s[0] / (s[0] - s[-1])
-        lowered = (s - s[-1]) * scale
-        lowered[0] = s[0]
-        lift = s[-1] * (s[0] - s) / (s[0] - s[-1])
-        noise = np.minimum(np.sqrt(n * n + lift * (s + lowered)), 1.0)
-        noise[-1] = 1.0
         spec = None if self.spec is None else {**self.spec, "zero_terminal_snr": True}
-        return type(self)(lowered, noise, spec=spec)
+        return type(self)(*without_last_signal(s, n), spec=spec)
 
     @classmethod
     def from_spec(cls, spec: ScheduleSpec) -> Self:
@@ -286,19 +277,17 @@ class NoiseSchedule:
     def log_snr(self) -> FloatArray:
         r"""(T,) :math:`2\lambda_t = \log(s_t^2 / n_t^2)`; minus infinity where s = 0."""
         with np.errstate(divide="ignore"):
-            return _read_only(2 * np.log(self.signal / self.noise))
+            return read_only(2 * np.log(self.signal / self.noise))
 
     @cached_property
     def alpha_bars(self) -> FloatArray:
         r"""(T,) :math:`\bar\alpha_t = s_t^2/(s_t^2 + n_t^2)`."""
-        return _read_only(self.signal**2 / (self.signal**2 + self.noise**2))
+        return read_only(self.signal**2 / (self.signal**2 + self.noise**2))
 
     @cached_property
     def betas(self) -> FloatArray:
         r"""(T,) :math:`\beta_t = 1 - \bar\alpha_t / \bar\alpha_{t-1}`, with :math:`\bar\alpha_{-1} = 1`."""
-        with np.errstate(divide="ignore"):
-            log_alpha_bar = -np.log1p((self.noise / self.signal) ** 2)
-        return _read_only(-np.expm1(np.diff(log_alpha_bar, prepend=0.0)))
+        return read_only(betas_of_levels(self.signal, self.noise))
 
     @cached_property
     def sha256(self) -> str:
@@ -355,63 +344,18 @@ class NoiseSchedule:
         return f"NoiseSchedule.{self.spec['name']}({arguments}){'.zero_terminal_snr()' if 'zero_terminal_snr' in self.spec else ''}"
 
 
-def frozen_array(values: ArrayLike, name: str) -> FloatArray:
-    """A read-only float64 copy of real numbers, or a TypeError or ValueError that names what they are."""
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        # numpy has no bfloat16
-        values = (values.double() if values.is_floating_point() else values).numpy()
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must be real numbers, got {array.dtype}")
-    array = np.array(array, dtype=np.float64)
-    if not np.isfinite(array).all():
-        index = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise ValueError(f"{name} must be finite, got {array.flat[index]} at entry {index}")
-    return _read_only(array)
-
-
-def _read_only(array: FloatArray) -> FloatArray:
-    array.setflags(write=False)
-    return array
-
-
-def _first_bad(good: NDArray[np.bool_], values: FloatArray, message: str) -> None:
-    bad = np.flatnonzero(~good)
-    if bad.size:
-        raise ValueError(f"{message}, got {values[bad[0]]} at entry {bad[0]}")
-
-
-def _check_count(num_timesteps: int) -> None:
-    if not isinstance(num_timesteps, int) or isinstance(num_timesteps, bool):
-        raise TypeError(f"num_timesteps must be an int, got {num_timesteps!r}")
-    if num_timesteps < 1:
-        raise ValueError(f"num_timesteps must be at least 1, got {num_timesteps}")
-
-
-def _check_betas(beta_start: float, beta_end: float) -> None:
-    if not all(isinstance(beta, int | float) for beta in (beta_start, beta_end)):
-        raise TypeError(f"betas must be numbers in (0, 1), got beta_start={beta_start!r} and beta_end={beta_end!r}")
+def _check_betas(beta_start: float, beta_end: float) -> tuple[float, float]:
+    beta_start, beta_end = number(beta_start, "beta_start"), number(beta_end, "beta_end")
     if not (0 < beta_start < 1 and 0 < beta_end < 1):
         raise ValueError(f"betas must lie in (0, 1), got beta_start={beta_start} and beta_end={beta_end}")
+    return beta_start, beta_end
 
 
-def _check_max_beta(max_beta: float) -> None:
+def _check_max_beta(max_beta: float) -> float:
+    max_beta = number(max_beta, "max_beta")
     if not 0 < max_beta < 1:
         raise ValueError(f"max_beta must lie in (0, 1), got {max_beta}")
-
-
-def _running_sum(values: FloatArray) -> FloatArray:
-    """Cumulative sum, each partial sum rounded once (Neumaier's compensation)."""
-    total, correction = 0.0, 0.0
-    sums = np.empty_like(values)
-    for i, value in enumerate(values.tolist()):
-        after = total + value
-        if math.isfinite(after):
-            correction += (total - after) + value if abs(total) >= abs(value) else (value - after) + total
-        total = after
-        sums[i] = total + correction
-    return sums
+    return max_beta
 
 
 def _look_up(array: FloatArray, t: int | Tensor, x: Tensor, dtype: torch.dtype) -> float | Tensor:

@@ -18,7 +18,7 @@ from ddimkit.plan import Plan
 from ddimkit.prediction import Clip, Prediction, clip_x0, x0_coefficients
 from ddimkit.schedule import FloatArray, NoiseSchedule
 
-__all__ = ["Coefficients", "Row", "advance", "check_output", "predict", "work_dtype"]
+__all__ = ["Coefficients", "Row", "advance", "check_image", "check_output", "needed_noise", "predict", "work_dtype"]
 
 Number = float | Tensor
 
@@ -79,6 +79,20 @@ class Coefficients:
     def rows(self) -> list[Row]:
         """Every row as Python floats."""
         return [_row(values) for values in self.table.tolist()]
+
+    def row(self, index: int | Tensor, x: Tensor) -> Row:
+        """The row of an index, or the rows of one a sample."""
+        if isinstance(index, Tensor):
+            if index.dtype != torch.int64 or (index.ndim and index.shape != x.shape[:1]):
+                raise TypeError(
+                    f"index must be an int, or int64 of shape () or ({x.shape[0]},), got {index.dtype} {tuple(index.shape)}"
+                )
+            return self.gather(index, x)
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise TypeError(f"index must be an int or an int64 tensor, got {index!r}")
+        if not 0 <= index < len(self.rows):
+            raise ValueError(f"index must be a row number in 0..{len(self.rows) - 1}, got {index}")
+        return self.rows[index]
 
     def gather(self, index: Tensor, x: Tensor) -> Row:
         """The rows of an int64 index of shape () or (B,), as tensors that broadcast with x."""
@@ -157,6 +171,37 @@ def _plus(x: Tensor, y: Tensor, b: Number, out: Tensor | None) -> Tensor:
     if isinstance(b, Tensor):
         return torch.addcmul(x, y, b)
     return torch.add(x, y, alpha=b, out=out)
+
+
+def needed_noise(
+    coefficients: Coefficients, row: Row, index: int | Tensor, x: Tensor, noise: Tensor | None, history: Sequence[Tensor]
+) -> Tensor | None:
+    """The noise where the row adds any, else None.
+
+    Raises:
+        TypeError: noise or history is no floating point tensor.
+        ValueError: the row needs noise or history that is missing, or it has another shape than x.
+    """
+    reach = max(coefficients.reach) if isinstance(index, Tensor) else coefficients.reach[index]
+    if len(history) < reach:
+        raise ValueError(f"this row reads {reach} earlier x0 predictions, got {len(history)} in history")
+    noisy = any(r.c for r in coefficients.rows) if isinstance(index, Tensor) else bool(row.c)
+    if noisy and noise is None:
+        raise ValueError("this row adds noise: give noise=, standard normal and of x_t's shape")
+    used = noise if noisy else None
+    for name, tensor in (("noise", used), *(("history", h) for h in history)):
+        if tensor is None:
+            continue
+        check_image(tensor, name)
+        if tensor.shape != x.shape:
+            raise ValueError(f"{name} must have x_t's shape {tuple(x.shape)}, got {tuple(tensor.shape)}")
+    return used
+
+
+def check_image(x: object, name: str) -> None:
+    """Raise a TypeError unless this is a floating point tensor."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"{name} must be a floating point tensor, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}")
 
 
 def check_output(output: object, x: Tensor, learned: bool) -> Tensor:

@@ -82,9 +82,12 @@ def read_tensors(path: Path, *, kind: str, schema: int, sha256: str | None = Non
             raise WeightsError(
                 f"{path} is not of format {kind}, schema {schema}: {metadata.get('format')}, {metadata.get('schema')}"
             )
-        settings = {key: json.loads(value) for key, value in metadata.items() if key not in ("format", "schema")}
     except (SafetensorError, ValueError, AttributeError) as error:
-        raise WeightsError(f"{path} is no safetensors file of {kind} ({error}); other formats are never loaded") from error
+        raise WeightsError(f"{path} is no safetensors file ({error}); other formats are never loaded") from error
+    try:
+        settings = {key: json.loads(value) for key, value in metadata.items() if key not in ("format", "schema")}
+    except ValueError as error:
+        raise WeightsError(f"{path} does not describe a {kind}: its metadata are damaged ({error})") from error
     return TensorFile(tensors, settings, found)
 
 

@@ -17,7 +17,7 @@ linspace, quadratic and log_snr are made integers by one rule: ascending, ``m_i 
 
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,23 @@ TimestepsLike = Sequence[int] | Tensor | NDArray[np.integer[Any]]
 
 class SpacedTimesteps(tuple[int, ...]):
     """Timesteps that a sampler computed from ``steps`` and ``spacing``; its constructor takes them as not given."""
+
+
+def chosen(schedule: NoiseSchedule, steps: int | None, timesteps: Any, spacing: Spacing) -> tuple[int, ...]:
+    """A sampler's timesteps: ``steps`` of them by ``spacing``, or its own list.
+
+    Raises:
+        TypeError: ``steps`` is no int, or ``timesteps`` no list of ints.
+        ValueError: both or neither are given, or one is out of range; an unknown spacing.
+    """
+    absent = timesteps is None or (isinstance(timesteps, tuple) and not timesteps)
+    if steps is not None and (absent or isinstance(timesteps, SpacedTimesteps)):
+        return spaced(schedule, steps, spacing)
+    if steps is not None or absent:
+        raise ValueError(f"give exactly one of steps and timesteps, got steps={steps} and timesteps={timesteps}")
+    if spacing not in get_args(Spacing):
+        raise ValueError(f"spacing must be one of {', '.join(get_args(Spacing))}, got {spacing!r}")
+    return explicit(cast("TimestepsLike", timesteps), schedule.num_timesteps)
 
 
 def spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing) -> SpacedTimesteps:

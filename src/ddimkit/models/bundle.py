@@ -5,37 +5,39 @@ in the metadata. Nothing is ever unpickled.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from ddimkit.errors import WeightsError
 from ddimkit.loop import Model
 from ddimkit.models.unet import UNet, UNetConfig, channels_last
 from ddimkit.prediction import Clip, DynamicThreshold, Prediction, check_clip, check_prediction
+from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import NoiseSchedule
+from ddimkit.tensorfile import read_tensors, write_tensors
 
-__all__ = ["ModelBundle", "load_bundle", "load_pretrained", "save_bundle"]
+__all__ = ["ModelBundle", "PresetName", "load_bundle", "load_pretrained", "save_bundle"]
 
 P = ParamSpec("P")
 S = TypeVar("S")
 
-_FORMAT = "ddimkit-unet"
-_SCHEMA = "1"
+PresetName = Literal["realtime", "interactive", "production", "research", "fast", "balanced", "quality"]
+"""What a preset is for; ``fast``, ``balanced`` and ``quality`` are other names of the first three."""
+
+_KIND = "ddimkit-unet"
+_SCHEMA = 1
 _WEIGHTS = Path(__file__).parent / "weights"
 _PRETRAINED = {"mnist": "12ddc2be97a7f92b59edac0d6d0ed241873f94db72cfbe798a8c4aad7f04afa3"}
 
 
 @dataclass(frozen=True, eq=False)
 class ModelBundle:
-    r"""A model together with the settings every sampler of it needs.
+    r"""A model together with the settings every sampler of it needs, given by name.
 
     Args:
         model: ``model(x, t)``, x (B, \*sample_shape) and t int64 (B,).
@@ -53,6 +55,7 @@ class ModelBundle:
 
     model: Model
     schedule: NoiseSchedule
+    _: KW_ONLY
     sample_shape: tuple[int, ...]
     prediction: Prediction = "epsilon"
     clip: Clip = None
@@ -81,6 +84,12 @@ class ModelBundle:
         """
         settings: dict[str, Any] = {"prediction": self.prediction, "clip": self.clip, **kwargs}
         return make(self.schedule, *args, **settings)
+
+    def preset(self, name: PresetName) -> PlanSampler:
+        """The sampler that a named preset stands for with this model: :func:`~ddimkit.tradeoff.presets.preset`."""
+        from ddimkit.tradeoff.presets import preset  # which knows models: imports run one way
+
+        return preset(name, model=self)
 
     def weights_sha256(self) -> str | None:
         """Hash of the model's parameters and buffers, names and bytes; None for a model that is no ``torch.nn.Module``."""
@@ -113,9 +122,8 @@ def save_bundle(bundle: ModelBundle, path: Path) -> str:
         "name": bundle.name,
         "figures": bundle.figures,
     }
-    weights = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in bundle.model.state_dict().items()}
-    save_file(weights, path, {"format": _FORMAT, "schema": _SCHEMA, **{k: json.dumps(v) for k, v in settings.items()}})
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    weights = {name: value.to(torch.float16) for name, value in bundle.model.state_dict().items()}
+    return write_tensors(path, weights, kind=_KIND, schema=_SCHEMA, settings=settings)
 
 
 def load_bundle(path: Path, *, sha256: str | None = None) -> ModelBundle:
@@ -129,32 +137,15 @@ def load_bundle(path: Path, *, sha256: str | None = None) -> ModelBundle:
         FileNotFoundError: there is no such file.
         WeightsError: another hash, no safetensors file, another format or schema, or weights that do not fit the network.
     """
-    path = Path(path)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if sha256 is not None and found != sha256:
-        raise WeightsError(f"{path} has SHA-256 {found}, not {sha256}: it is damaged or was changed, install it again")
+    file = read_tensors(path, kind=_KIND, schema=_SCHEMA, sha256=sha256)
+    saved = file.settings
     try:
-        with safe_open(path, "pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            weights: dict[str, Tensor] = {key: file.get_tensor(key).to(torch.float32) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is no safetensors file ({error}); other formats are never loaded") from error
-    if (metadata.get("format"), metadata.get("schema")) != (_FORMAT, _SCHEMA):
-        raise WeightsError(
-            f"{path} is not of format {_FORMAT}, schema {_SCHEMA}: {metadata.get('format')}, {metadata.get('schema')}"
-        )
-    try:
-        saved = {
-            key: json.loads(metadata[key])
-            for key in ("config", "schedule", "prediction", "clip", "sample_shape", "name", "figures")
-        }
         with torch.device("meta"):  # draws no initial weights, and so leaves the random state alone
             model = UNet(UNetConfig(**saved["config"]))
-        model.load_state_dict(weights, assign=True)
+        model.load_state_dict({name: value.to(torch.float32) for name, value in file.tensors.items()}, assign=True)
         clip = DynamicThreshold(**saved["clip"]) if isinstance(saved["clip"], dict) else saved["clip"]
-        schedule, shape = NoiseSchedule.from_spec(saved["schedule"]), tuple(saved["sample_shape"])
-        model = channels_last(model).eval()
-        return ModelBundle(model, schedule, shape, saved["prediction"], clip, saved["name"], saved["figures"])
+        settings = {key: saved[key] for key in ("sample_shape", "prediction", "name", "figures")}
+        return ModelBundle(channels_last(model).eval(), NoiseSchedule.from_spec(saved["schedule"]), clip=clip, **settings)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} does not describe a model that this version can build: {error}") from error
 

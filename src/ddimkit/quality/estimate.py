@@ -78,7 +78,7 @@ class Estimate:
 
     @property
     def is_zero(self) -> bool:
-        """Whether the 95 % interval holds 0: no difference, as far as these images can tell."""
+        """Whether the 95 % interval holds 0, so that these images show no difference."""
         low, high = self.interval()
         return low <= 0 <= high
 

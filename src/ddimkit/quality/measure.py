@@ -66,12 +66,13 @@ class Quality:
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> "Quality":
         """Read what :meth:`to_dict` gave."""
-        fields = {key: value for key, value in saved.items() if key != "count"}
+        fields: dict[str, Any] = {key: value for key, value in saved.items() if key != "count"}
         for name in ("kernel", "frechet"):
             fields[name] = Estimate(float(saved[name]["value"]), tuple(saved[name]["replicates"]))
         fields["label"] = Label(**saved["label"])
         fields["seeds"] = tuple((int(first), int(after)) for first, after in saved["seeds"])
-        return cls(**{**fields, "classes": tuple(saved["classes"])})
+        fields["classes"] = tuple(saved["classes"])
+        return cls(**fields)
 
 
 def judge(features: ArrayLike, seeds: Sequence[int], reference: Reference, extractor: Extractor) -> Quality:
@@ -135,11 +136,11 @@ def class_distance(counts: ArrayLike, wanted: ArrayLike) -> float:
     return float(np.abs(a / a.sum() - b / b.sum()).sum() / 2)
 
 
-def same_seed_distance(images: FloatArray | Tensor, finest: FloatArray | Tensor) -> FloatArray:
-    """(N,): root mean square difference of each image from the one of the same seed, on the scale [0, 1] of pixels.
+def same_seed_distance(images: ArrayLike | Tensor, finest: ArrayLike | Tensor) -> FloatArray:
+    r"""(N,): root mean square difference of each image from the one of the same seed, on the scale [0, 1] of pixels.
 
     Args:
-        images: (N, *) in [−1, 1].
+        images: (N, \*) in [−1, 1].
         finest: of the same seeds, from the finest run of the same sampler.
     """
     a, b = np.asarray(images, dtype=np.float64), np.asarray(finest, dtype=np.float64)

@@ -237,10 +237,11 @@ class QualityMonitor:
                 raise DDIMKitError(
                     f"the state was made with another extractor than {extractor.name!r}: {state['extractor_sha256']}"
                 )
-            saved, total, window = dict(state["limits"]), state["total"], state["window"]
-            arrays = {key: np.asarray(saved[key], dtype=np.float64) for key in ("mean", "whiten")}
-            low, high = saved["spread"]
-            monitor = cls(extractor, Limits(**{**saved, **arrays, "spread": (float(low), float(high))}))
+            limits: dict[str, Any] = dict(state["limits"])
+            total, window = state["total"], state["window"]
+            limits |= {key: np.asarray(limits[key], dtype=np.float64) for key in ("mean", "whiten")}
+            limits["spread"] = tuple(limits["spread"])
+            monitor = cls(extractor, Limits(**limits))
             monitor._total = FeatureStatistics(total["count"], np.asarray(total["mean"]), np.asarray(total["scatter"]))
             monitor._sum, monitor._squares, monitor._filled = np.asarray(window["sum"]), window["squares"], window["filled"]
             monitor._windows, monitor._alarms = state["windows"], state["alarms"]

@@ -149,6 +149,7 @@ def _fit(
     batches = len(pixels) // recipe.batch_size
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=batches * recipe.epochs)
     generator = torch.Generator(device).manual_seed(recipe.seed)
+    loss = torch.tensor(math.nan)
     bar = tqdm(total=batches * recipe.epochs, disable=not progress, unit="step", mininterval=2)
     with bar:
         for _ in range(recipe.epochs):

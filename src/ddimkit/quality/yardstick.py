@@ -20,12 +20,15 @@ from ddimkit.quality.network import load_network
 from ddimkit.quality.reference import Reference
 from ddimkit.tensorfile import check_sha256
 
-__all__ = ["Yardstick", "load_yardstick"]
+__all__ = ["YARDSTICKS", "Yardstick", "load_yardstick"]
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _SCHEMA = 1
 _PRETRAINED: dict[str, dict[str, str]] = {}
 """The hash of each file of the bundled yardsticks."""
+
+YARDSTICKS = tuple(_PRETRAINED)
+"""Names of the bundled yardsticks."""
 
 Split = Literal["train", "test"]
 

@@ -27,6 +27,7 @@ from ddimkit.loop import Model
 from ddimkit.plan import Levels, Plan, descending_plan
 from ddimkit.sampling import PlanSampler, walk_plan
 from ddimkit.schedule import FloatArray
+from ddimkit.step import check_image
 
 __all__ = ["DDIMSampler", "ddim_coefficients"]
 
@@ -98,8 +99,10 @@ class DDIMSampler(PlanSampler):
             (B, \*) the latent, of x0's dtype.
 
         Raises:
+            TypeError: x0 is no floating point tensor, or as for :meth:`PlanSampler.sample`.
             ValueError: eta is not 0, or clip is not None: neither can be inverted.
         """
+        check_image(x0, "x0")
         if self.eta != 0 or self.clip is not None:
             raise ValueError(f"only eta=0 without clip can be inverted, got eta={self.eta} and clip={self.clip}")
         return walk_plan(self, self.inversion_plan(), model, x0, progress=progress, model_kwargs=model_kwargs)

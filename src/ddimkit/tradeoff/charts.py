@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ddimkit.tradeoff.figures import BASE, COLOURS, INK, SOFT, new_figure, place, save_figure, style, whiskers
 from ddimkit.tradeoff.findings import fit_power, lines, main_line
+from ddimkit.tradeoff.quality_chart import draw_quality
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["draw_charts", "draw_eta", "draw_samples", "draw_speedup", "draw_timing", "save_grid", "tile"]
-
-_INK, _BASE, _SOFT = "#1f4e79", "#b5482f", "#8a8f98"
-_COLOURS = ("#1f4e79", "#2a9d8f", "#e0a030", "#b5482f", "#6a4c93", "#8a8f98")
-_DPI = 130
 
 
 def draw_charts(curve: TradeoffCurve, folder: Path) -> list[Path]:
@@ -28,45 +25,45 @@ def draw_charts(curve: TradeoffCurve, folder: Path) -> list[Path]:
     drawn = [draw_timing(curve, folder / "timing.png"), draw_speedup(curve, folder / "speedup.png")]
     if curve.samples:
         drawn.append(draw_samples(curve, folder / "samples.png"))
-    if eta_grid(curve):
-        drawn.append(draw_eta(curve, folder / "eta.png"))
-    else:
-        (folder / "eta.png").unlink(missing_ok=True)  # of an earlier sweep
+    judged = [c for c in curve.configurations if c.quality is not None and not c.baseline]
+    for wanted, draw, name in ((eta_grid(curve), draw_eta, "eta.png"), (judged, draw_quality, "quality.png")):
+        if wanted:
+            drawn.append(draw(curve, folder / name))
+        else:
+            (folder / name).unlink(missing_ok=True)  # of an earlier sweep
     return drawn
 
 
 def draw_timing(curve: TradeoffCurve, path: Path) -> Path:
     """Bars of each configuration's time, log scale, with quartiles."""
     shown = sorted(curve.configurations, key=lambda c: (not c.baseline, c.sampler, c.eta or 0, -c.steps))
-    figure, axes = _figure(8, 1.2 + 0.32 * len(shown))
+    figure, axes = new_figure(8, 1.2 + 0.32 * len(shown))
     positions = range(len(shown))
     values = [c.total_seconds for c in shown]
-    low = [max(0.0, c.total_seconds - c.total_seconds_spread.low) for c in shown]
-    high = [max(0.0, c.total_seconds_spread.high - c.total_seconds) for c in shown]
-    axes.barh(positions, values, xerr=[low, high], color=[_BASE if c.baseline else _INK for c in shown], ecolor=_SOFT, capsize=2)
+    reach = whiskers([(c.total_seconds, c.total_seconds_spread.low, c.total_seconds_spread.high) for c in shown])
+    axes.barh(positions, values, xerr=reach, color=[BASE if c.baseline else INK for c in shown], ecolor=SOFT, capsize=2)
     axes.set_yticks(positions, [c.label for c in shown])
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlim(min(values) * 0.6, max(values) * 2.6)
-    for y, c, extra in zip(positions, shown, high, strict=True):
+    for y, c, extra in zip(positions, shown, reach[1], strict=True):
         gain = "" if c.baseline else f"  {c.speedup:.3g}×"
         axes.text((c.total_seconds + extra) * 1.06, y, f"{c.total_seconds:.3g} s{gain}", va="center", fontsize=8)
     axes.set_xlabel(f"seconds for {len(curve.baseline.seeds)} samples (log scale; whiskers: quartiles)")
-    axes.set_title(f"Time of a run: {curve.model['name']} on {_place(curve)}", fontsize=10)
+    axes.set_title(f"Time of a run: {curve.model['name']} on {place(curve)}", fontsize=10)
     axes.grid(axis="y", visible=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_speedup(curve: TradeoffCurve, path: Path) -> Path:
     """Speed-up over the baseline against steps on log-log axes, a line a sampler, with the fitted slope of its time."""
     base = curve.baseline
-    figure, axes = _figure(7, 4.6)
+    figure, axes = new_figure(7, 4.6)
     for i, line in enumerate(lines(curve)):
         steps, speedups = [c.nfe for c in line], [c.speedup for c in line]
-        low = [max(0.0, c.speedup - c.speedup_spread.low) for c in line]
-        high = [max(0.0, c.speedup_spread.high - c.speedup) for c in line]
-        name, colour = line[0].sampler.removesuffix("Sampler"), _COLOURS[i % len(_COLOURS)]
-        axes.errorbar(steps, speedups, yerr=[low, high], fmt="o", color=colour, capsize=2, label=name, zorder=3)
+        reach = whiskers([(c.speedup, c.speedup_spread.low, c.speedup_spread.high) for c in line])
+        name, colour = line[0].sampler.removesuffix("Sampler"), COLOURS[i % len(COLOURS)]
+        axes.errorbar(steps, speedups, yerr=reach, fmt="o", color=colour, capsize=2, label=name, zorder=3)
         fit = fit_power(steps, [1 / v for v in speedups])
         if fit is not None:
             ends = np.array([min(steps), max(steps)], dtype=float)
@@ -74,7 +71,7 @@ def draw_speedup(curve: TradeoffCurve, path: Path) -> Path:
             axes.plot(ends, [1 / fit(float(s)) for s in ends], color=colour, linewidth=1, alpha=0.6, label=text, zorder=1)
     for c in main_line(curve):
         axes.annotate(f"{c.speedup:.3g}×", (c.nfe, c.speedup), xytext=(7, 4), textcoords="offset points", fontsize=8)
-    axes.plot([base.nfe], [1.0], "D", color=_BASE, label=f"{base.label} (baseline)", zorder=4)
+    axes.plot([base.nfe], [1.0], "D", color=BASE, label=f"{base.label} (baseline)", zorder=4)
     axes.set_xscale("log")
     axes.set_yscale("log")
     ticks = sorted({base.nfe, *(c.nfe for c in main_line(curve))})
@@ -82,9 +79,9 @@ def draw_speedup(curve: TradeoffCurve, path: Path) -> Path:
     axes.minorticks_off()
     axes.set_xlabel("steps (model calls)")
     axes.set_ylabel(f"speed-up over {base.label}")
-    axes.set_title(f"Speed-up against steps: {curve.model['name']} on {_place(curve)}", fontsize=10)
+    axes.set_title(f"Speed-up against steps: {curve.model['name']} on {place(curve)}", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_samples(curve: TradeoffCurve, path: Path) -> Path:
@@ -110,20 +107,18 @@ def draw_eta(curve: TradeoffCurve, path: Path) -> Path:
     shown = _spread_out(counts)
     parts = figure.subfigures(1 + len(shown), 1, height_ratios=[3.0, *[0.75 * len(etas)] * len(shown)], squeeze=False)[:, 0]
     axes = parts[0].subplots()
-    _style(axes)
+    style(axes)
     width = 0.8 / len(etas)
     for i, eta in enumerate(etas):
         found = [next(c for c in chosen if c.steps == s and c.eta == eta) for s in counts]
         places = np.arange(len(counts)) + (i - (len(etas) - 1) / 2) * width
-        low = [max(0.0, c.total_seconds - c.total_seconds_spread.low) for c in found]
-        high = [max(0.0, c.total_seconds_spread.high - c.total_seconds) for c in found]
         axes.bar(
             places,
             [c.total_seconds for c in found],
             width,
-            yerr=[low, high],
-            color=_COLOURS[i % 6],
-            ecolor=_SOFT,
+            yerr=whiskers([(c.total_seconds, c.total_seconds_spread.low, c.total_seconds_spread.high) for c in found]),
+            color=COLOURS[i % 6],
+            ecolor=SOFT,
             capsize=2,
             label=f"eta {eta:g}",
         )
@@ -135,7 +130,7 @@ def draw_eta(curve: TradeoffCurve, path: Path) -> Path:
         found = [next(c for c in chosen if c.steps == count and c.eta == eta) for eta in etas]
         images = [curve.samples[c.label] for c in found if c.label in curve.samples]
         _image_rows(part, images, [f"{count} steps, eta {c.eta:g}" for c in found])
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def eta_grid(curve: TradeoffCurve) -> list[ConfigurationResult]:
@@ -195,7 +190,7 @@ def _rows_of_images(curve: TradeoffCurve, rows: list[ConfigurationResult], names
     figure = Figure(figsize=(1.4 + 0.62 * len(images[0]), 0.5 + 0.62 * len(rows)), layout="constrained")
     figure.suptitle(f"{curve.model['name']}: {note}", fontsize=10)
     _image_rows(figure, images, names)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _image_rows(figure: Figure, images: Sequence[NDArray[np.float32]], names: Sequence[str]) -> None:
@@ -212,28 +207,3 @@ def _image_rows(figure: Figure, images: Sequence[NDArray[np.float32]], names: Se
         row.tick_params(length=0)
         for side in row.spines.values():
             side.set_visible(False)
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    _style(axes)
-    return figure, axes
-
-
-def _style(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(visible=True, color="#e3e5e8", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-
-
-def _place(curve: TradeoffCurve) -> str:
-    return str(curve.machine.get("gpu") or curve.machine["processor"])
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=_DPI, bbox_inches="tight", pad_inches=0.1)
-    return path

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ddimkit.tradeoff.eta_cost import eta_cost
+from ddimkit.tradeoff.quality_findings import quality_findings
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
 
-__all__ = ["PowerFit", "findings", "fit_power"]
+__all__ = ["PowerFit", "findings", "fit_power", "lines", "main_line"]
 
 _CLOSE = 0.05
 _NOISY = 0.25
@@ -39,17 +41,23 @@ def fit_power(steps: Sequence[float], seconds: Sequence[float]) -> PowerFit | No
 
 def findings(curve: TradeoffCurve) -> list[str]:
     """The findings, a sentence or two each, in the order of the report."""
-    said = [_proportional(curve), *_speedups(curve), _overhead(curve), _eta_cost(curve), _memory(curve), _noise(curve)]
-    return [s for s in said if s is not None]
+    said = [_proportional(curve), *_speedups(curve), _overhead(curve), eta_cost(curve), _memory(curve), _noise(curve)]
+    return [*(s for s in said if s is not None), *quality_findings(curve, lines(curve, every_eta=True))]
 
 
-def lines(curve: TradeoffCurve) -> list[list[ConfigurationResult]]:
-    """What charts draw a line through: each sampler at its smallest eta, by falling steps, in the order they were swept."""
+def lines(curve: TradeoffCurve, *, every_eta: bool = False) -> list[list[ConfigurationResult]]:
+    """What charts draw a line through: each sampler at its smallest eta, by falling steps, in the order they were swept.
+
+    Args:
+        curve: the sweep.
+        every_eta: whether each eta has a line of its own.
+    """
     others = [c for c in curve.configurations if not c.baseline]
     found: list[list[ConfigurationResult]] = []
     for name in dict.fromkeys(c.sampler for c in others):
-        etas = [c.eta for c in others if c.sampler == name and c.eta is not None]
-        found.append(curve.select(sampler=name, eta=min(etas) if etas else None))
+        etas = sorted({c.eta for c in others if c.sampler == name and c.eta is not None})
+        chosen = etas if every_eta else etas[:1]
+        found += [curve.select(sampler=name, eta=eta) for eta in chosen or (None,)]
     return found
 
 
@@ -88,25 +96,6 @@ def _overhead(curve: TradeoffCurve) -> str:
     worst = max(shares, key=lambda name: shares[name])
     verdict = "Nearly all time is the model's" if shares[worst] <= 0.02 else "The sampler itself takes a share of the time"
     return f"{verdict}: its overhead is at most {shares[worst]:.2%} of a run ({worst})."
-
-
-def _eta_cost(curve: TradeoffCurve) -> str | None:
-    pairs = [
-        (c, plain)
-        for c in curve.configurations
-        if not c.baseline and c.eta
-        for plain in curve.configurations
-        if not plain.baseline and plain.eta == 0 and (plain.sampler, plain.steps) == (c.sampler, c.steps)
-    ]
-    if not pairs:
-        return None
-    # By speed-ups, which compare runs of the same round: seconds of different moments would blame the machine's moods on eta.
-    ratio = float(np.median([plain.speedup / c.speedup for c, plain in pairs]))
-    dearer = [(c, p) for c, p in pairs if c.speedup_spread.high < p.speedup_spread.low and c.speedup * (1 + _CLOSE) < p.speedup]
-    named = ", ".join(f"{c.label} {p.speedup / c.speedup:.2f}×" for c, p in dearer)
-    verdict = "costs time" if dearer and ratio > 1 + _CLOSE else "costs no time that these runs can tell from chance"
-    clearly = f"; clearly dearer: {named}" if dearer else ""
-    return f"Noise (eta above 0) {verdict}: the median ratio to eta 0 is {ratio:.3f}{clearly}."
 
 
 def _memory(curve: TradeoffCurve) -> str | None:

@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+from ddimkit.quality.measure import Quality
 from ddimkit.tradeoff.findings import findings
 from ddimkit.tradeoff.results import ConfigurationResult, Spread, TradeoffCurve
 
-__all__ = ["COLUMNS", "cells", "write_report"]
+__all__ = ["COLUMNS", "QUALITY_COLUMNS", "cells", "quality_cells", "write_report"]
 
 COLUMNS = (
     "configuration",
@@ -19,10 +20,23 @@ COLUMNS = (
 )
 """Heads of the report's result table."""
 
+QUALITY_COLUMNS = (
+    "configuration",
+    "images",
+    "kernel distance (95 %)",
+    "Fréchet distance",
+    "precision / recall",
+    "class distance",
+    "same-seed distance",
+    "from",
+)
+"""Heads of the report's table of quality."""
+
 _PICTURES = (
     ("samples.png", "Samples: a row for each sampler and step count, a column for each seed"),
     ("timing.png", "Time of a run"),
     ("speedup.png", "Speed-up against steps, with the fitted slope of time"),
+    ("quality.png", "Quality against steps: distance to real images with 95 % intervals"),
     ("eta.png", "What eta costs and draws"),
 )
 
@@ -68,8 +82,7 @@ def write_report(curve: TradeoffCurve, folder: Path) -> Path:
         "tensor. "
         f"Peak memory: {base.peak_memory_note}.",
         "",
-        "Quality is not judged here: no distance to real data has been measured in this run. Look at the samples.",
-        "",
+        *_quality(curve),
         "## Pictures",
         "",
         *[line for name, caption in _PICTURES if (folder / name).exists() for line in (f"![{caption}]({name})", "")],
@@ -85,3 +98,40 @@ def write_report(curve: TradeoffCurve, folder: Path) -> Path:
     path = folder / "report.md"
     path.write_text("\n".join(lines))
     return path
+
+
+def _quality(curve: TradeoffCurve) -> list[str]:
+    """The part on quality, with what the figures are relative to."""
+    judged = [c for c in curve.configurations if c.quality is not None]
+    if not judged or judged[0].quality is None:
+        return ["Quality is not judged here: no distance to real data has been measured in this run. Look at the samples.", ""]
+    label = judged[0].quality.label
+    ends = [(name, end) for name, end in (("real images (floor)", curve.floor), ("noise", curve.noise)) if end is not None]
+    return [
+        "## Quality",
+        "",
+        f"Distances to the {label.images:,} images of {label.reference}, through the feature network {label.extractor!r} "
+        f"(SHA-256 {label.extractor_sha256[:12]}…), pixels rounded to {label.rounding}. The kernel distance is unbiased, its 95 % "
+        "intervals are a bootstrap's, paired by seeds; the Fréchet distance falls with the number of images, and is comparable at "
+        "equal numbers only, as are precision and recall. Same-seed distance: from what the sampler draws in the most steps.",
+        "",
+        "| " + " | ".join(QUALITY_COLUMNS) + " |",
+        "|" + "---|" * len(QUALITY_COLUMNS),
+        *["| " + " | ".join(quality_cells(name, end, None, "")) + " |" for name, end in ends],
+        *[
+            "| " + " | ".join(quality_cells(c.label, c.quality, c.same_seed_distance, c.quality_note)) + " |"
+            for c in curve.configurations
+        ],
+        "",
+    ]
+
+
+def quality_cells(name: str, quality: Quality | None, same_seed: float | None, note: str) -> tuple[str, ...]:
+    """Quality figures as the texts of one table row."""
+    apart = "–" if same_seed is None else f"{same_seed:.4f}"
+    if quality is None:
+        return name, "–", "–", "–", "–", "–", apart, note
+    low, high = quality.kernel.interval()
+    classes = "–" if quality.class_distance is None else f"{quality.class_distance:.3f}"
+    kernel, pair = f"{quality.kernel.value:.3g} ({low:.3g} to {high:.3g})", f"{quality.precision:.3f} / {quality.recall:.3f}"
+    return name, f"{quality.count:,}", kernel, f"{quality.frechet.value:.3g}", pair, classes, apart, note

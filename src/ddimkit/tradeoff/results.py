@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddimkit.errors import DDIMKitError
+from ddimkit.quality.measure import Quality
 
 __all__ = ["ConfigurationResult", "Spread", "TradeoffCurve"]
 
@@ -59,8 +60,12 @@ class ConfigurationResult:
         sampler_overhead_seconds: the same run with a model that returns a constant tensor.
         peak_memory_bytes: most memory that three steps held beyond what was there before; None if not measurable.
         peak_memory_note: how that was measured, or why it was not.
-        quality: reserved for distances to real data.
+        quality: distances to real images; None where they were not judged.
         record: what reproduces the run.
+        round_seconds: of the run in each round, the first round first; empty in results that kept none.
+        quality_note: where the quality is from, or why there is none.
+        same_seed_distance: root mean square difference, on the scale [0, 1] of pixels, from the images of the same seeds that the
+            same sampler draws in the most steps of the sweep; None for those images themselves.
     """
 
     sampler: str
@@ -78,8 +83,11 @@ class ConfigurationResult:
     sampler_overhead_seconds: float
     peak_memory_bytes: int | None
     peak_memory_note: str
-    quality: Mapping[str, Any] | None
+    quality: Quality | None
     record: Mapping[str, Any]
+    round_seconds: tuple[float, ...] = ()
+    quality_note: str = ""
+    same_seed_distance: float | None = None
 
     @property
     def label(self) -> str:
@@ -94,7 +102,7 @@ class ConfigurationResult:
 
 def label(sampler: str, steps: int, eta: float | None) -> str:
     """A short name of a configuration."""
-    name = f"{sampler.removesuffix('Sampler')}-{steps}"
+    name = f"{sampler.removesuffix('Sampler').replace('_', '-')}-{steps}"
     return f"{name} eta {eta:g}" if eta and sampler != "DDPMSampler" else name
 
 
@@ -108,6 +116,8 @@ class TradeoffCurve:
         versions: of Python, torch, numpy and ddimkit.
         settings: device, data type, batch size and rounds of the sweep.
         configurations: the results.
+        floor: quality of other real images: no sampler can be expected below. None where nothing was judged.
+        noise: quality of pure noise, the other end of the scale.
         samples: the images of each configuration by its label, (B, \*sample_shape), not saved with the curve.
     """
 
@@ -116,6 +126,8 @@ class TradeoffCurve:
     versions: Mapping[str, str]
     settings: Mapping[str, Any]
     configurations: tuple[ConfigurationResult, ...]
+    floor: Quality | None = None
+    noise: Quality | None = None
     samples: Mapping[str, NDArray[np.float32]] = field(default_factory=dict[str, NDArray[np.float32]], compare=False, repr=False)
 
     @property
@@ -130,8 +142,10 @@ class TradeoffCurve:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, with the schema's version."""
-        fields = {name: value for name, value in vars(self).items() if name not in ("samples", "configurations")}
-        return {"schema_version": _SCHEMA, **fields, "configurations": [asdict(c) for c in self.configurations]}
+        fields = {name: value for name, value in vars(self).items() if name not in ("samples", "configurations", "floor", "noise")}
+        ends = {"floor": _quality_dict(self.floor), "noise": _quality_dict(self.noise)}
+        configurations = [{**asdict(c), "quality": _quality_dict(c.quality)} for c in self.configurations]
+        return {"schema_version": _SCHEMA, **fields, **ends, "configurations": configurations}
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""
@@ -155,12 +169,23 @@ class TradeoffCurve:
             results = tuple(_result(c) for c in saved["configurations"])
             if sum(c.baseline for c in results) != 1:
                 raise ValueError("it has no baseline, or several")
-            return cls(saved["model"], saved["machine"], saved["versions"], saved["settings"], results)
+            floor, noise = _quality(saved.get("floor")), _quality(saved.get("noise"))
+            return cls(saved["model"], saved["machine"], saved["versions"], saved["settings"], results, floor, noise)
         except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
             raise DDIMKitError(f"{path} is not the results.json of a sweep: {type(error).__name__} {error}") from error
 
 
 def _result(saved: dict[str, Any]) -> ConfigurationResult:
     spreads = {name: Spread(**saved[name]) for name in ("total_seconds_spread", "speedup_spread")}
-    fields: dict[str, Any] = {**saved, **spreads, **{name: tuple(saved[name]) for name in ("timesteps", "seeds")}}
+    # Results of before had no round_seconds.
+    lists: dict[str, Any] = {name: tuple(saved[name]) for name in ("timesteps", "seeds", "round_seconds") if name in saved}
+    fields: dict[str, Any] = {**saved, **spreads, **lists, "quality": _quality(saved["quality"])}
     return ConfigurationResult(**fields)
+
+
+def _quality(saved: Mapping[str, Any] | None) -> Quality | None:
+    return None if saved is None else Quality.from_dict(saved)
+
+
+def _quality_dict(quality: Quality | None) -> dict[str, Any] | None:
+    return None if quality is None else quality.to_dict()

@@ -1,9 +1,9 @@
 """The step-count sweep: time a model's samplers at many step counts against 1000-step DDPM.
 
 The work is a list of small units, one configuration in one round. Configurations are interleaved, in an order rotated from round
-to round; those of more than :data:`LONG` steps run in the first round only. The baseline is walked whole once, and its first rows
-again in every round: each speed-up compares times of the same round, so that a machine that slows down for a while slows both.
-Long runs are compared by the median pace of their tenths.
+to round; those of more than :data:`~ddimkit.tradeoff.configurations.LONG` steps run in the first round only. The baseline is walked
+whole once, and its first rows again in every round: each speed-up compares times of the same round, so that a machine that slows
+down for a while slows both. Long runs are compared by the median pace of their tenths.
 Every finished unit is kept in the output folder, and a later call goes on from there.
 """
 
@@ -13,7 +13,7 @@ import json
 import operator
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -26,9 +26,11 @@ from numpy.typing import NDArray
 from ddimkit.errors import DDIMKitError
 from ddimkit.loop import check_device
 from ddimkit.models.bundle import ModelBundle
-from ddimkit.samplers import DDIMSampler, DDPMSampler
-from ddimkit.sampling import PlanSampler
-from ddimkit.tradeoff.results import ConfigurationResult, Spread, TradeoffCurve, label
+from ddimkit.quality.measure import same_seed_distance
+from ddimkit.samplers import DDIMSampler
+from ddimkit.tradeoff.configurations import KEPT, LONG, Configuration, SamplerMaker, configurations
+from ddimkit.tradeoff.judging import DRAWN, Judged, Judging
+from ddimkit.tradeoff.results import ConfigurationResult, Spread, TradeoffCurve
 from ddimkit.tradeoff.timing import (
     TimedRun,
     describe_machine,
@@ -41,38 +43,13 @@ from ddimkit.tradeoff.timing import (
 
 T = TypeVar("T")
 
-__all__ = ["KEPT", "LONG", "Progress", "SamplerMaker", "forget", "sweep"]
-
-SamplerMaker = Callable[..., PlanSampler]
-"""A sampler class, or any function of its schedule and keywords."""
+__all__ = ["KEPT", "LONG", "Progress", "forget", "sweep"]
 
 Progress = Callable[[int, int, str], None]
 """Called as ``progress(done, total, what)``, both counted in model calls."""
 
-LONG = 100
-"""Configurations of more steps are run once; the baseline's first so many rows are run in every round."""
-
-KEPT = "kept from before"
-"""How progress begins its word on what an earlier call had already measured."""
-
 _STATE = "progress.json"
 _SAMPLES = "samples.npz"
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """A sampler to be measured."""
-
-    sampler: PlanSampler
-    name: str
-    steps: int
-    eta: float | None
-    baseline: bool = False
-
-    @property
-    def label(self) -> str:
-        """Its name in results and files."""
-        return label(self.name, self.steps, self.eta)
 
 
 @dataclass
@@ -90,7 +67,7 @@ class _Measured:
     def keep(self, c: Configuration, run: TimedRun) -> None:
         """Note what a run drew, and the pace of its tenths if it will be the only one."""
         self.samples.setdefault(c.label, run.samples.numpy())
-        if c.baseline or c.steps > LONG:
+        if c.long:
             self.tenths[c.label] = list(run.tenths)
 
     def save(self) -> None:
@@ -127,38 +104,8 @@ class _Measured:
 
 def forget(folder: Path) -> None:
     """Remove what an unfinished or finished sweep keeps in a folder to go on from; results and pictures stay."""
-    for name in (_STATE, _SAMPLES):
-        (folder / name).unlink(missing_ok=True)
-
-
-def configurations(
-    bundle: ModelBundle,
-    steps: Iterable[int],
-    etas: Iterable[float],
-    samplers: Iterable[SamplerMaker],
-    eta_max_steps: int | None = None,
-) -> list[Configuration]:
-    """Every sampler at every step count and eta, the baseline first.
-
-    Raises:
-        ValueError: a setting a sampler does not take, or the same configuration twice.
-    """
-    total = bundle.schedule.num_timesteps
-    made = [Configuration(bundle.sampler(DDPMSampler, steps=total), "DDPMSampler", total, 1.0, baseline=True)]
-    for make in samplers:
-        name = getattr(make, "__name__", type(make).__name__)
-        takes_eta = "eta" in inspect.signature(make).parameters
-        for eta in etas if takes_eta else (None,):
-            for count in steps:
-                if eta and eta_max_steps is not None and count > eta_max_steps:
-                    continue
-                keywords: dict[str, Any] = {} if eta is None else {"eta": eta}
-                sampler = bundle.sampler(make, steps=count, **keywords)
-                made.append(Configuration(sampler, name, count, 1.0 if make is DDPMSampler else eta))
-    labels = [c.label for c in made[1:]]
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"a configuration is asked for twice: {sorted(labels)}")
-    return made[:1] + [c for c in made[1:] if c.label != made[0].label]
+    for path in (folder / _STATE, folder / _SAMPLES, *(folder / DRAWN).glob("*.safetensors")):
+        path.unlink(missing_ok=True)
 
 
 def sweep(
@@ -170,6 +117,7 @@ def sweep(
     seeds: Sequence[int] = range(16),
     rounds: int = 3,
     eta_max_steps: int | None = None,
+    judging: Judging | None = None,
     device: torch.device | str | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
@@ -184,6 +132,7 @@ def sweep(
         seeds: one a sample; the batch is all of them at once.
         rounds: how often configurations of up to 100 steps are run; longer ones run once.
         eta_max_steps: etas above 0 are run up to this number of steps only; None for no limit.
+        judging: how the quality of what is drawn is judged; None for not at all.
         device: where; CUDA if there is one by default.
         out: folder that keeps finished work; a call with the same arguments goes on there. None keeps nothing.
         progress: called as work goes on with (model calls done, in all, what runs now).
@@ -221,8 +170,13 @@ def sweep(
     identity = [_code(bundle), model, machine, versions(), settings, seeds, planned]
     measured = _Measured.load(hashlib.sha256(json.dumps(identity).encode()).hexdigest(), out)
     _measure(measured, made, bundle, seeds, rounds, device, progress or _silent)
-    results = tuple(_result(c, measured, seeds, made[0]) for c in made)
-    return TradeoffCurve(model, machine, versions(), settings, results, measured.samples)
+    found: dict[str, Judged] = {}
+    if judging is not None:
+        pace = median(measured.tenths[made[0].label]) / made[0].sampler.nfe / len(seeds)
+        found = judging.run(made, bundle, pace, device=device, folder=out, progress=progress or _silent)
+    results = tuple(_result(c, measured, seeds, made, found.get(c.label, Judged(None, "not judged in this run"))) for c in made)
+    floor, noise = (None, None) if judging is None else (judging.yardstick.floor, judging.yardstick.noise)
+    return TradeoffCurve(model, machine, versions(), settings, results, floor, noise, measured.samples)
 
 
 def _listed(values: Sequence[T], name: str, kind: Callable[[Any], T]) -> tuple[T, ...]:
@@ -298,8 +252,18 @@ def _extras(c: Configuration, bundle: ModelBundle, seeds: tuple[int, ...], devic
     return {"sampler_overhead_seconds": overhead, "peak_memory_bytes": peak, "peak_memory_note": note}
 
 
-def _result(c: Configuration, measured: _Measured, seeds: tuple[int, ...], base: Configuration) -> ConfigurationResult:
-    times, tenths = measured.seconds[c.label], measured.tenths.get(c.label)
+def _same_seeds(c: Configuration, measured: _Measured, made: list[Configuration]) -> float | None:
+    """The distance from what the same sampler and eta draw in the most steps."""
+    finest = max((o for o in made if (o.name, o.eta) == (c.name, c.eta)), key=lambda o: o.steps)
+    if finest.label == c.label:
+        return None
+    return float(same_seed_distance(measured.samples[c.label], measured.samples[finest.label]).mean())
+
+
+def _result(
+    c: Configuration, measured: _Measured, seeds: tuple[int, ...], made: list[Configuration], judged: Judged
+) -> ConfigurationResult:
+    base, times, tenths = made[0], measured.seconds[c.label], measured.tenths.get(c.label)
     total = median(times.values())
     if tenths is not None:
         # One run each: their usual paces are compared, so that one slow spell of the machine in either does not decide.
@@ -324,7 +288,10 @@ def _result(c: Configuration, measured: _Measured, seeds: tuple[int, ...], base:
         per_sample_seconds=total / len(seeds),
         speedup=speedup,
         speedup_spread=speedup_spread,
-        quality=None,
+        quality=judged.quality,
+        quality_note=judged.note,
+        same_seed_distance=_same_seeds(c, measured, made),
         record=c.sampler.record((len(seeds), *measured.samples[c.label].shape[1:]), seed=seeds),
+        round_seconds=tuple(times.values()),
         **measured.extras[c.label],
     )

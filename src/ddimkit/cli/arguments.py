@@ -1,0 +1,115 @@
+"""What several commands take: their common options, and the numbers, models and samplers that the options' texts mean."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
+
+import typer
+
+from ddimkit.models.bundle import ModelBundle, load_pretrained
+from ddimkit.quality.yardstick import Yardstick, load_yardstick
+from ddimkit.samplers import DDIMSampler, DDPMSampler
+from ddimkit.sampling import PlanSampler
+from ddimkit.tradeoff.configurations import sigma_hat
+
+__all__ = [
+    "DeviceOption",
+    "EtaOption",
+    "JsonOption",
+    "ModelOption",
+    "SamplerOption",
+    "SpacingOption",
+    "StepsOption",
+    "TimestepsOption",
+    "find_model",
+    "find_sampler",
+    "find_yardstick",
+    "make_sampler",
+    "numbers",
+]
+
+T = TypeVar("T")
+
+ModelOption = Annotated[str, typer.Option("--model", help="A bundled model's name, or package.module:name of a ModelBundle.")]
+SamplerOption = Annotated[str, typer.Option("--sampler", help="ddim, ddpm, sigma-hat, or package.module:name of a sampler class.")]
+StepsOption = Annotated[int | None, typer.Option("--steps", help="Number of steps; 50 if there are no --timesteps either.")]
+TimestepsOption = Annotated[str | None, typer.Option("--timesteps", help="The timesteps themselves, as in 999,500,24.")]
+SpacingOption = Annotated[str | None, typer.Option("--spacing", help="How --steps are spaced: trailing, leading, linspace, …")]
+EtaOption = Annotated[float | None, typer.Option("--eta", help="From 0, deterministic, to 1, as noisy as DDPM (DDIM only).")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; CUDA if there is one by default.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+
+_SAMPLERS: dict[str, Callable[..., PlanSampler]] = {"ddim": DDIMSampler, "ddpm": DDPMSampler, "sigma-hat": sigma_hat}
+
+
+def numbers(text: str, kind: Callable[[str], T], option: str) -> list[T]:
+    """The numbers of a text with commas between."""
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} must be numbers with commas between, as in 10,20,50, got {text!r}") from None
+
+
+def find_model(name: str) -> ModelBundle:
+    """The model that ``--model`` names: a bundled one, or one of a module of the user's."""
+    if ":" not in name:
+        return load_pretrained(name)
+    found = _imported(name, "model")
+    if not isinstance(found, ModelBundle):
+        raise TypeError(f"model {name!r} must be a ddimkit.ModelBundle, got {type(found).__name__}")
+    return found
+
+
+def find_sampler(name: str) -> Callable[..., PlanSampler]:
+    """The sampler class that ``--sampler`` names: one of ddimkit's, or one of a module of the user's."""
+    if name in _SAMPLERS:
+        return _SAMPLERS[name]
+    if ":" not in name:
+        raise ValueError(f"sampler must be one of {', '.join(_SAMPLERS)}, or package.module:name, got {name!r}")
+    found = _imported(name, "sampler")
+    if not callable(found):
+        raise TypeError(f"sampler {name!r} must be a sampler class, got {type(found).__name__}")
+    return cast("Callable[..., PlanSampler]", found)
+
+
+def find_yardstick(name: str) -> Yardstick:
+    """The yardstick that ``--yardstick`` names: a bundled one, or one of a module of the user's."""
+    if ":" not in name:
+        return load_yardstick(name)
+    found = _imported(name, "yardstick")
+    if not isinstance(found, Yardstick):
+        raise TypeError(f"yardstick {name!r} must be a ddimkit.quality.Yardstick, got {type(found).__name__}")
+    return found
+
+
+def make_sampler(
+    bundle: ModelBundle, name: str, steps: int | None, timesteps: str | None, spacing: str | None, eta: float | None
+) -> PlanSampler:
+    """The sampler of a model that the options describe; 50 steps where they name neither steps nor timesteps."""
+    make = find_sampler(name)
+    keywords: dict[str, Any] = {} if spacing is None else {"spacing": spacing}
+    if timesteps is not None:
+        keywords["timesteps"] = numbers(timesteps, int, "--timesteps")
+    if steps is not None or timesteps is None:
+        keywords["steps"] = min(50, bundle.schedule.num_timesteps) if steps is None else steps
+    if eta is not None:
+        if "eta" not in inspect.signature(make).parameters:
+            raise ValueError(f"--sampler {name} takes no --eta")
+        keywords["eta"] = eta
+    return bundle.sampler(make, **keywords)
+
+
+def _imported(name: str, what: str) -> object:
+    module, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # the console script's own folder stands there instead
+    try:
+        found: object = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{what} {name!r} cannot be imported ({error}): write package.module:name") from error
+    return found

@@ -1,0 +1,102 @@
+"""``ddimkit sample``: samples as a picture or an array."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+
+from ddimkit.cli.arguments import (
+    DeviceOption,
+    EtaOption,
+    JsonOption,
+    ModelOption,
+    SamplerOption,
+    SpacingOption,
+    StepsOption,
+    TimestepsOption,
+    find_model,
+    make_sampler,
+)
+from ddimkit.cli.display import progress_bar
+from ddimkit.loop import check_device
+from ddimkit.models.bundle import ModelBundle
+from ddimkit.sampling import PlanSampler
+from ddimkit.tradeoff.charts import save_grid
+
+__all__ = ["sample"]
+
+
+def sample(
+    model: ModelOption = "mnist",
+    sampler: SamplerOption = "ddim",
+    steps: StepsOption = None,
+    timesteps: TimestepsOption = None,
+    spacing: SpacingOption = None,
+    eta: EtaOption = None,
+    num: Annotated[int, typer.Option("--num", min=1, help="How many samples.")] = 16,
+    seed: Annotated[int, typer.Option("--seed", help="Sample i gets seed + i.")] = 0,
+    grid: Annotated[Path | None, typer.Option("--grid", help="Write the samples as one PNG picture.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the samples as a NumPy .npy array (N, C, H, W) in [−1, 1].")
+    ] = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw samples and write them as a picture or an array.
+
+    Examples:
+
+        ddimkit sample --steps 50 --seed 7 --grid out.png
+
+        ddimkit sample --timesteps 999,700,400,100 --eta 0.5 --num 64 --out samples.npy
+    """
+    _check_targets(grid, out)
+    bundle = find_model(model)
+    made = make_sampler(bundle, sampler, steps, timesteps, spacing, eta)
+    if grid is not None:
+        _check_drawable(bundle.sample_shape)
+    shape = (num, *bundle.sample_shape)
+    written = _write(_draw(made, bundle, shape, seed, device), grid, out)
+    if as_json:
+        print(json.dumps({"written": written, "record": made.record(shape, seed=seed)}))
+    else:
+        print(f"{num} samples, {made.nfe} model calls, seeds {seed}..{seed + num - 1}: {', '.join(written)}")
+
+
+def _check_targets(grid: Path | None, out: Path | None) -> None:
+    if grid is None and out is None:
+        raise ValueError("nowhere to write to: give --grid out.png, --out samples.npy, or both")
+    for path, suffix in ((grid, ".png"), (out, ".npy")):
+        if path is not None and (path.suffix != suffix or not path.parent.is_dir()):
+            raise ValueError(f"{path} must end in {suffix} and lie in a folder that exists")
+
+
+def _check_drawable(shape: tuple[int, ...]) -> None:
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ValueError(f"--grid draws samples of shape (1 or 3, H, W), not {shape}: use --out")
+
+
+def _draw(sampler: PlanSampler, bundle: ModelBundle, shape: tuple[int, ...], seed: int, device: str | None) -> NDArray[Any]:
+    """Samples (N, *), float32, made under a progress bar."""
+    where = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if isinstance(bundle.model, torch.nn.Module):
+        bundle.model.to(where)
+    with progress_bar(passing=True) as bar:
+        task = bar.add_task("sampling", total=sampler.nfe)
+        images = sampler.sample(
+            bundle.model, shape, seed=seed, device=where, callback=lambda state: bar.update(task, completed=state.nfe)
+        )
+    return images.float().cpu().numpy()
+
+
+def _write(images: NDArray[Any], grid: Path | None, out: Path | None) -> list[str]:
+    """The names of the files written."""
+    if out is not None:
+        np.save(out, images)
+    if grid is not None:
+        save_grid(images, grid)
+    return [str(path) for path in (grid, out) if path is not None]

@@ -1,0 +1,252 @@
+"""The quality part of a sweep: draw many images of every configuration, keep their features, judge them.
+
+Every configuration draws from the same seeds, from 0 up, so that differences are paired. Features are kept in one file a
+configuration, which grows as images are drawn: interrupted, the work goes on from there, and a later call may ask for more images.
+What is not drawn, because it takes too long, is taken from an earlier study of the very same model, and marked so.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddimkit.errors import DDIMKitError
+from ddimkit.models.bundle import ModelBundle
+from ddimkit.quality.features import to_bytes
+from ddimkit.quality.measure import Quality
+from ddimkit.quality.yardstick import Yardstick
+from ddimkit.sampling import PlanSampler
+from ddimkit.tensorfile import read_tensors, write_tensors
+from ddimkit.tradeoff.configurations import KEPT, Configuration
+from ddimkit.tradeoff.results import TradeoffCurve
+
+__all__ = ["DRAWN", "Drawn", "Judged", "Judging", "SampleCounts", "draw"]
+
+DRAWN = "drawn"
+"""The folder in which a sweep keeps what it drew."""
+
+_KIND = "ddimkit-drawn"
+_SCHEMA = 1
+_SAVE_EVERY_SECONDS = 30.0
+_IMAGES = 64
+_BATCH = {"cpu": 64}
+_BATCH_DEVICE = 1000
+
+
+@dataclass(frozen=True)
+class SampleCounts:
+    """How many images of a configuration are judged.
+
+    Args:
+        short: up to 100 steps.
+        long: of more steps, the baseline among them; 0 leaves them to an earlier study.
+        noisy: where eta is above 0, up to 100 steps; as many as ``short`` if None.
+
+    Raises:
+        ValueError: a count below 5 that is not 0.
+    """
+
+    short: int
+    long: int = 0
+    noisy: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("short", "long", "noisy"):
+            count = getattr(self, name)
+            if count is not None and (count < 0 or 0 < count < 5):
+                raise ValueError(f"{name} must be 0 or at least 5 images, got {count}")
+
+    def of(self, *, long: bool, noisy: bool) -> int:
+        """The count of a configuration."""
+        if long:
+            return self.long
+        return self.noisy if noisy and self.noisy is not None else self.short
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is known of a configuration's quality.
+
+    Attributes:
+        quality: the figures; None where there are none.
+        note: where they are from, or why there are none.
+    """
+
+    quality: Quality | None
+    note: str
+
+
+@dataclass(frozen=True, eq=False)
+class Judging:
+    """How a sweep judges quality.
+
+    Args:
+        yardstick: what images are judged with.
+        counts: how many images; None for as many as the time allows, none of them of more than 100 steps.
+        study: an earlier curve of the same model, whose figures stand for configurations that are not drawn.
+        budget_seconds: the time that ``counts=None`` fills.
+    """
+
+    yardstick: Yardstick
+    counts: SampleCounts | None = None
+    study: TradeoffCurve | None = None
+    budget_seconds: float = 200.0
+
+    def run(
+        self,
+        made: Sequence[Configuration],
+        bundle: ModelBundle,
+        pace: float,
+        *,
+        device: torch.device,
+        folder: Path | None,
+        progress: Callable[[int, int, str], None],
+    ) -> dict[str, Judged]:
+        """The quality of each configuration, by its label.
+
+        Args:
+            made: the configurations.
+            bundle: the model, on ``device``.
+            pace: seconds a model call and image take.
+            device: where.
+            folder: keeps what is drawn, in :data:`DRAWN`; None keeps nothing.
+            progress: called with model calls of whole batches done, in all, and what runs.
+        """
+        counts = self.counts or self.affordable(made, pace)
+        wanted = {c.label: counts.of(long=c.long, noisy=_noisy(c)) for c in made}
+        total, done, found = sum(c.sampler.nfe * wanted[c.label] for c in made), 0, dict[str, Judged]()
+        for c in made:
+            if not wanted[c.label]:
+                found[c.label] = self.from_study(c, bundle)
+                continue
+
+            def report(images: int, c: Configuration = c, before: int = done) -> None:
+                progress(before + images * c.sampler.nfe, total, f"images of {c.label}")
+
+            path = None if folder is None else folder / DRAWN / f"{c.label.replace(' ', '-')}.safetensors"
+            drawn = draw(c.sampler, bundle, wanted[c.label], self.yardstick, device=device, path=path, progress=report)
+            progress(done + wanted[c.label] * c.sampler.nfe, total, f"{KEPT}: images of {c.label}")
+            quality = self.yardstick.judge_features(drawn.features.numpy(), range(wanted[c.label]))
+            found[c.label] = Judged(quality, "this run")
+            done += c.sampler.nfe * wanted[c.label]
+        return found
+
+    def affordable(self, made: Sequence[Configuration], pace: float) -> SampleCounts:
+        """As many images of up to 100 steps as fill the budget, between 64 and 2000, in sixteens."""
+        calls = sum(c.sampler.nfe for c in made if not c.long)
+        fitting = int(self.budget_seconds / max(pace * calls, 1e-9)) // 16 * 16
+        return SampleCounts(min(2000, max(64, fitting)))
+
+    def from_study(self, c: Configuration, bundle: ModelBundle) -> Judged:
+        """The figures of an earlier study for the same weights, timesteps and measure."""
+        study = self.study
+        if study is None or study.model["weights_sha256"] != bundle.weights_sha256():
+            return Judged(None, "not drawn, and there is no study of this model: take --full")
+        for known in study.configurations:
+            if (
+                known.key == (c.name, c.steps, c.eta)
+                and known.timesteps == tuple(c.sampler.timesteps)
+                and known.quality is not None
+            ):
+                known.quality.label.check(self.yardstick.reference.label)
+                return Judged(known.quality, f"the study on {study.machine.get('gpu') or study.machine['processor']}")
+        return Judged(None, "not drawn, and not in the study of this model: take --full")
+
+
+def _noisy(c: Configuration) -> bool:
+    return bool((c.sampler.plan().c > 0).any())
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Images drawn from the seeds 0, 1, 2 and so on.
+
+    Attributes:
+        features: (N, d) float32.
+        images: (M, C, H, W) unsigned bytes, the first ones.
+    """
+
+    features: Tensor
+    images: Tensor
+
+
+def draw(
+    sampler: PlanSampler,
+    bundle: ModelBundle,
+    count: int,
+    yardstick: Yardstick,
+    *,
+    device: torch.device,
+    path: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Drawn:
+    """The first ``count`` images of a sampler, as features.
+
+    Args:
+        sampler: what draws them, image i from seed i.
+        bundle: the model.
+        count: how many.
+        yardstick: whose extractor makes the features.
+        device: where the model is.
+        path: file that keeps what is drawn; more images than asked for stay in it. None keeps nothing.
+        progress: called before each batch with the number of images drawn so far, kept ones included.
+
+    Raises:
+        DDIMKitError: the file is damaged, or of another model, sampler or extractor.
+    """
+    identity = _identity(sampler, bundle, yardstick)
+    drawn, saved, progress = _kept(path, identity), time.monotonic(), progress or _silent
+    batch = _BATCH.get(device.type, _BATCH_DEVICE)
+    while drawn is None or len(drawn.features) < count:
+        have = 0 if drawn is None else len(drawn.features)
+        progress(have)
+        drawn = _more(drawn, sampler, bundle, range(have, min(count, have + batch)), yardstick)
+        done = len(drawn.features) >= count
+        if path is not None and (done or time.monotonic() - saved > _SAVE_EVERY_SECONDS):
+            _keep(drawn, path, identity)
+            saved = time.monotonic()
+    return Drawn(drawn.features[:count], drawn.images[:count])
+
+
+def _silent(done: int) -> None:
+    del done
+
+
+def _more(drawn: Drawn | None, sampler: PlanSampler, bundle: ModelBundle, seeds: range, yardstick: Yardstick) -> Drawn:
+    images = to_bytes(sampler.sample(bundle.model, (len(seeds), *bundle.sample_shape), seed=seeds.start)).cpu()
+    features = torch.from_numpy(yardstick.extractor(images)).to(torch.float32)
+    if drawn is None:
+        return Drawn(features, images[:_IMAGES])
+    kept = drawn.images if len(drawn.images) >= _IMAGES else torch.cat((drawn.images, images))[:_IMAGES]
+    return Drawn(torch.cat((drawn.features, features)), kept)
+
+
+def _identity(sampler: PlanSampler, bundle: ModelBundle, yardstick: Yardstick) -> str:
+    """What decides every image and feature."""
+    plain: dict[str, Any] = sampler.plan().to_dict()
+    parts = [plain, bundle.weights_sha256(), bundle.name, bundle.prediction, repr(sampler.clip), bundle.schedule.sha256]
+    extractor = yardstick.extractor
+    return hashlib.sha256(json.dumps([*parts, extractor.sha256, extractor.rounding]).encode()).hexdigest()
+
+
+def _keep(drawn: Drawn, path: Path, identity: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    tensors = {"features": drawn.features, "images": drawn.images}
+    write_tensors(partial, tensors, kind=_KIND, schema=_SCHEMA, settings={"identity": identity})
+    partial.replace(path)
+
+
+def _kept(path: Path | None, identity: str) -> Drawn | None:
+    if path is None or not path.exists():
+        return None
+    file = read_tensors(path, kind=_KIND, schema=_SCHEMA)
+    if file.settings.get("identity") != identity:
+        raise DDIMKitError(f"{path} holds images of another model, sampler or extractor: choose another folder, or remove it")
+    return Drawn(file.tensors["features"], file.tensors["images"])

@@ -1,0 +1,63 @@
+"""The picture of quality against steps; matplotlib is imported when it is drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddimkit.tradeoff.figures import BASE, COLOURS, SOFT, new_figure, place, save_figure, whiskers
+from ddimkit.tradeoff.findings import lines
+from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_quality"]
+
+_MARKS = "os^Dvph*"
+
+
+def draw_quality(curve: TradeoffCurve, path: Path) -> Path:
+    """Kernel distance against steps with 95 % intervals, a line for each sampler and eta, between floor, baseline and noise."""
+    figure, axes = new_figure(7.6, 4.8)
+    shown = [judged for line in lines(curve, every_eta=True) if (judged := [c for c in line if c.quality is not None])]
+    for i, line in enumerate(shown):
+        _draw_line(axes, line, i, len(shown))
+    _draw_level(axes, curve)
+    steps = sorted({c.nfe for line in shown for c in line})
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(steps, [str(s) for s in steps])
+    axes.minorticks_off()
+    axes.set_xlabel("steps (model calls)")
+    axes.set_ylabel("kernel distance to real images (log scale)")
+    axes.set_title(f"Quality against steps: {curve.model['name']}, {place(curve)}", fontsize=10)
+    axes.legend(frameon=False, fontsize=8)
+    return save_figure(figure, path)
+
+
+def _draw_line(axes: Axes, line: list[ConfigurationResult], index: int, count: int) -> None:
+    known = [c.quality.kernel for c in line if c.quality is not None]
+    values, reach = [e.value for e in known], whiskers([(e.value, *e.interval()) for e in known])
+    name = line[0].sampler.removesuffix("Sampler") + ("" if line[0].eta is None else f" eta {line[0].eta:g}")
+    # Side by side, so that whiskers of equal step counts do not hide one another.
+    places = [c.nfe * 1.03 ** (index - (count - 1) / 2) for c in line]
+    style = f"{_MARKS[index % len(_MARKS)]}-"
+    axes.errorbar(places, values, yerr=reach, fmt=style, color=COLOURS[index % len(COLOURS)], capsize=2, lw=1, ms=4, label=name)
+
+
+def _draw_level(axes: Axes, curve: TradeoffCurve) -> None:
+    """The baseline's distance as a band, the floor and noise as lines where they can be drawn on a log scale."""
+    base = curve.baseline.quality
+    if base is not None:
+        low, high = base.kernel.interval()
+        if low > 0:
+            axes.axhspan(low, high, color=BASE, alpha=0.15, lw=0)
+        axes.axhline(base.kernel.value, color=BASE, lw=1, ls="--", label=curve.baseline.label)
+    for end, name in ((curve.floor, "real images (floor)"), (curve.noise, "noise")):
+        if end is not None and end.kernel.value > 0:
+            axes.axhline(end.kernel.value, color=SOFT, lw=0.8, ls=":")
+            axes.annotate(
+                f"{name} {end.kernel.value:.2g}", (1.0, end.kernel.value), xycoords=("axes fraction", "data"),
+                xytext=(-4, 3), textcoords="offset points", ha="right", fontsize=7, color=SOFT,
+            )  # fmt: skip

@@ -1,0 +1,104 @@
+"""What a curve says of quality, in sentences computed from its numbers; every one can come out either way."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from ddimkit.quality.measure import difference
+from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
+
+__all__ = ["figure_with_interval", "quality_findings"]
+
+
+def quality_findings(curve: TradeoffCurve, lines: Sequence[Sequence[ConfigurationResult]]) -> list[str]:
+    """The findings on quality; none where nothing was judged.
+
+    Args:
+        curve: the sweep.
+        lines: each sampler and eta by falling steps.
+    """
+    judged = [kept for line in lines if (kept := [c for c in line if c.quality is not None])]
+    if not judged:
+        return []
+    said = [_scale(curve)]
+    for line in judged:
+        said += [_beside_baseline(curve, line), _more_steps(line)]
+    said += [_etas(judged), _narrower(curve)]
+    return [s for s in said if s is not None]
+
+
+def figure_with_interval(c: ConfigurationResult) -> str:
+    """The kernel distance and its 95 % interval, as text."""
+    if c.quality is None:
+        return "–"
+    low, high = c.quality.kernel.interval()
+    return f"{c.quality.kernel.value:.3g} ({low:.3g} to {high:.3g})"
+
+
+def _scale(curve: TradeoffCurve) -> str | None:
+    parts = [f"{name} {end.kernel.value:.3g}" for name, end in (("other real images", curve.floor), ("noise", curve.noise)) if end]
+    if curve.baseline.quality is not None:
+        parts.insert(1, f"{curve.baseline.label} {figure_with_interval(curve.baseline)}")
+    return f"Kernel distance to real images, the scale: {', '.join(parts)}." if parts else None
+
+
+def _name(line: Sequence[ConfigurationResult]) -> str:
+    first = line[0]
+    name = first.sampler.removesuffix("Sampler").replace("_", "-")
+    return name if first.eta is None else f"{name} with eta {first.eta:g}"
+
+
+def _beside_baseline(curve: TradeoffCurve, line: Sequence[ConfigurationResult]) -> str | None:
+    base = curve.baseline.quality
+    if base is None:
+        return None
+    groups: dict[str, list[str]] = {"better": [], "no difference": [], "worse": []}
+    for c in reversed(line):
+        assert c.quality is not None
+        apart = difference(c.quality, base)
+        groups["no difference" if apart.is_zero else "worse" if apart.value > 0 else "better"].append(str(c.steps))
+    named = "; ".join(f"{what} at {', '.join(steps)}" for what, steps in groups.items() if steps)
+    return f"{_name(line)} beside {curve.baseline.label}: {named} steps."
+
+
+def _more_steps(line: Sequence[ConfigurationResult]) -> str | None:
+    """Where a finer neighbour is clearly further from the real images."""
+    against = []
+    for more, fewer in pairwise(line):
+        assert more.quality is not None
+        assert fewer.quality is not None
+        apart = difference(more.quality, fewer.quality)
+        if apart.interval()[0] > 0:
+            against.append(f"{more.steps} steps are worse than {fewer.steps} by {apart.value:.2g}")
+    return f"More steps are not better everywhere for {_name(line)}: {'; '.join(against)}." if against else None
+
+
+def _etas(lines: Sequence[Sequence[ConfigurationResult]]) -> str | None:
+    """At each step count, what beats and what loses to eta 0 of the same sampler."""
+    plain = {(c.sampler, c.steps): c for line in lines for c in line if c.eta == 0}
+    better, worse, equal = list[str](), list[str](), 0
+    for c in (c for line in lines for c in line if c.eta):
+        beside = plain.get((c.sampler, c.steps))
+        if beside is None or c.quality is None or beside.quality is None:
+            continue
+        apart = difference(c.quality, beside.quality)
+        if apart.is_zero:
+            equal += 1
+        else:
+            (worse if apart.value > 0 else better).append(c.label)
+    if not better and not worse and not equal:
+        return None
+    parts = [f"better for {', '.join(better)}"] if better else []
+    parts += [f"worse for {', '.join(worse)}"] if worse else []
+    parts += [f"no difference for {equal} configurations"] if equal else []
+    return f"Noise (eta above 0) beside eta 0 at the same steps: {'; '.join(parts)}."
+
+
+def _narrower(curve: TradeoffCurve) -> str:
+    judged = [c for c in curve.configurations if c.quality is not None]
+    widths = {c.label: (c.quality.kernel.interval()[1] - c.quality.kernel.interval()[0]) / 2 for c in judged if c.quality}
+    widest = max(widths, key=lambda name: widths[name])
+    count = next(c.quality.count for c in judged if c.label == widest and c.quality)
+    return (
+        f"The widest interval is {widest}'s, ±{widths[widest]:.2g} from {count:,} images; four times as many would halve it. "
+        "Differences are judged by paired intervals, which are narrower."
+    )

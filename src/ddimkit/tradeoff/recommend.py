@@ -1,0 +1,237 @@
+r"""How few steps are enough: a recommendation from a measured curve, with its reasons, or the word that the data cannot tell.
+
+With D the distance to real images, D₀ the baseline's and F the floor (other real images' distance, :math:`\varepsilon` half the
+width of its interval), a step count is *within* the tolerance where the 95 % interval of :math:`D - D_0`, paired by seeds, ends
+below :math:`\text{tolerance} \cdot (D_0 - F + \varepsilon)`, *worse* where it begins above, and otherwise cannot be told.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ddimkit.errors import DDIMKitError
+from ddimkit.quality.measure import Distance, Quality, difference
+from ddimkit.tradeoff.findings import lines
+from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
+
+__all__ = ["Recommendation", "Verdict", "quality_kept", "recommend", "recommendations"]
+
+_START = 100
+_ENOUGH = 0.8
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One step count beside the baseline.
+
+    Attributes:
+        label: the configuration.
+        steps: its timesteps.
+        excess: its distance less the baseline's.
+        interval: the 95 % interval of that, paired by seeds.
+        verdict: ``"within"``, ``"worse"`` or ``"cannot tell"``.
+        kept: share of the baseline's quality that it keeps.
+    """
+
+    label: str
+    steps: int
+    excess: float
+    interval: tuple[float, float]
+    verdict: Literal["within", "worse", "cannot tell"]
+    kept: float
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to use, and why.
+
+    Attributes:
+        steps: the step count with its safety buffer; None where no count is known to be within the tolerance.
+        bare: the smallest count found within the tolerance, without the buffer.
+        sampler: name of the sampler's class.
+        eta: of DDIM, None for a sampler without one.
+        tolerance: allowed excess over the baseline, as a share of its distance above the floor.
+        buffer: share of steps added.
+        allowed: the largest allowed excess, in units of the distance.
+        verdicts: what each step count of the line showed, by falling steps.
+        balanced: the 80/20 point: the smallest count that keeps 80 % of the baseline's quality; None if none does.
+        reasons: the same in sentences.
+    """
+
+    steps: int | None
+    bare: int | None
+    sampler: str
+    eta: float | None
+    tolerance: float
+    buffer: float
+    allowed: float
+    verdicts: tuple[Verdict, ...]
+    balanced: int | None
+    reasons: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**vars(self), "verdicts": [vars(v) for v in self.verdicts]}
+
+
+def quality_kept(distance: float, baseline: float, floor: float, margin: float) -> float:
+    r"""Share of the baseline's quality that is kept, :math:`(D_0 - F + \varepsilon) / (D - F + \varepsilon)`.
+
+    Distances below the floor are taken as the floor.
+
+    Args:
+        distance: D.
+        baseline: D₀.
+        floor: F, other real images' distance.
+        margin: ε > 0, half the width of the floor's interval.
+    """
+    return (max(baseline - floor, 0.0) + margin) / (max(distance - floor, 0.0) + margin)
+
+
+def recommend(
+    curve: TradeoffCurve,
+    *,
+    tolerance: float = 0.05,
+    buffer: float = 0.2,
+    sampler: str | None = None,
+    eta: float | None = None,
+    distance: Distance = "kernel",
+) -> Recommendation:
+    """The smallest step count whose quality is within a tolerance of the baseline's, and a safety buffer.
+
+    The search begins at 100 steps and goes down while the quality is known to be within the tolerance; where already 100 steps are
+    not, it goes up. Of several samplers the one with the fewest steps is recommended.
+
+    Args:
+        curve: a sweep with quality, or a study.
+        tolerance: allowed excess, as a share of the baseline's distance above the floor.
+        buffer: share of steps added at the end, rounded up.
+        sampler: only this sampler, by its class's name; all by default.
+        eta: only this eta; all by default.
+        distance: ``"kernel"``, or ``"frechet"`` where all counts were judged on equally many images.
+
+    Raises:
+        ValueError: tolerance or buffer out of range, or no configuration of that sampler and eta has a judged quality.
+        DDIMKitError: the curve holds no quality of its baseline or floor.
+    """
+    found = [
+        r
+        for r in recommendations(curve, tolerance=tolerance, buffer=buffer, distance=distance)
+        if sampler in (None, r.sampler) and eta in (None, r.eta)
+    ]
+    if not found:
+        raise ValueError(f"nothing judged to recommend from: sampler {sampler!r}, eta {eta!r}")
+    return min(found, key=lambda r: (r.bare or math.inf, r.verdicts[-1].excess))
+
+
+def recommendations(
+    curve: TradeoffCurve, *, tolerance: float = 0.05, buffer: float = 0.2, distance: Distance = "kernel"
+) -> list[Recommendation]:
+    """The recommendation of every sampler and eta by itself; :func:`recommend` says what the arguments are, and what is raised."""
+    if not 0 < tolerance < math.inf or not 0 <= buffer < math.inf:
+        raise ValueError(f"tolerance must be above 0 and buffer at least 0, got {tolerance} and {buffer}")
+    base = _quality_of(curve.baseline)
+    if curve.floor is None:
+        raise DDIMKitError("the curve has no floor: measure it with a yardstick, as `ddimkit sweep` does")
+    floor = curve.floor.estimate(distance)
+    low, high = floor.interval()
+    margin = (high - low) / 2
+    baseline = base.estimate(distance).value
+    allowed = tolerance * (max(baseline - floor.value, 0.0) + margin)
+    found = []
+    for line in lines(curve, every_eta=True):
+        judged = [c for c in line if c.quality is not None]
+        if judged:
+            verdicts = [_verdict(c, base, allowed, floor.value, margin, baseline, distance) for c in judged]
+            found.append(_choose(judged[0], verdicts, tolerance, buffer, allowed, curve))
+    return found
+
+
+def _quality_of(c: ConfigurationResult) -> Quality:
+    if c.quality is None:
+        raise DDIMKitError(f"the quality of {c.label} is not known: take `--full`, or a study of this model")
+    return c.quality
+
+
+def _verdict(
+    c: ConfigurationResult, base: Quality, allowed: float, floor: float, margin: float, baseline: float, distance: Distance
+) -> Verdict:
+    quality = _quality_of(c)
+    excess = difference(quality, base, distance)
+    low, high = excess.interval()
+    verdict: Literal["within", "worse", "cannot tell"]
+    verdict = "within" if high <= allowed else "worse" if low > allowed else "cannot tell"
+    kept = quality_kept(quality.estimate(distance).value, baseline, floor, margin)
+    return Verdict(c.label, c.steps, excess.value, (low, high), verdict, kept)
+
+
+def _choose(
+    first: ConfigurationResult, verdicts: Sequence[Verdict], tolerance: float, buffer: float, allowed: float, curve: TradeoffCurve
+) -> Recommendation:
+    """The recommendation of one line, its verdicts by falling steps."""
+    last = _search(verdicts)
+    bare = None if last is None else verdicts[last].steps
+    most = curve.baseline.nfe
+    steps = None if bare is None else min(most, math.ceil(round(bare * (1 + buffer), 9)))
+    balanced = min((v.steps for v in verdicts if v.kept >= _ENOUGH), default=None)
+    reasons = tuple(_reasons(verdicts, last, steps, balanced, tolerance, buffer, allowed, curve))
+    return Recommendation(steps, bare, first.sampler, first.eta, tolerance, buffer, allowed, tuple(verdicts), balanced, reasons)
+
+
+def _search(verdicts: Sequence[Verdict]) -> int | None:
+    """Index of the smallest count reached from 100 down by counts within the tolerance.
+
+    Where 100 steps are not within it: the first that is going up, else the first that is going down.
+    """
+    within = [v.verdict == "within" for v in verdicts]
+    start = max((i for i, v in enumerate(verdicts) if v.steps >= _START), default=0)
+    if not within[start]:
+        return next((i for i in [*range(start - 1, -1, -1), *range(start + 1, len(verdicts))] if within[i]), None)
+    return next((i - 1 for i in range(start + 1, len(verdicts)) if not within[i]), len(verdicts) - 1)
+
+
+def _reasons(
+    verdicts: Sequence[Verdict],
+    last: int | None,
+    steps: int | None,
+    balanced: int | None,
+    tolerance: float,
+    buffer: float,
+    allowed: float,
+    curve: TradeoffCurve,
+) -> list[str]:
+    base, share = curve.baseline.label, f"{tolerance:.0%}"
+    said = [f"The tolerance allows {allowed:.3g} more than {base}, {share} of its distance above the floor."]
+    if last is not None:
+        v = verdicts[last]
+        said.append(f"{v.label} is within it: {_excess(v)}. With a buffer of {buffer:.0%} that is {steps} steps.")
+        said += [f"{v.label} is {_word(v)}: {_excess(v)}.{_more(v, allowed, curve)}" for v in verdicts[last + 1 : last + 2]]
+    elif all(v.verdict == "worse" for v in verdicts):
+        best = min(verdicts, key=lambda v: v.excess)
+        said.append(f"No step count is within it; the closest is {best.label}: {_excess(best)}.")
+    else:
+        unsure = min((v for v in verdicts if v.verdict == "cannot tell"), key=lambda v: v.excess)
+        said.append(f"These samples cannot tell: {unsure.label} is at {_excess(unsure)}.{_more(unsure, allowed, curve)}")
+    point = "No step count keeps" if balanced is None else f"{balanced} steps are the fewest that keep"
+    return [*said, f"{point} {_ENOUGH:.0%} of the baseline's quality."]
+
+
+def _excess(v: Verdict) -> str:
+    low, high = v.interval
+    nothing = ", no difference" if low <= 0 <= high else ""
+    return f"{v.excess:+.3g} (95 % interval {low:+.3g} to {high:+.3g}{nothing})"
+
+
+def _word(v: Verdict) -> str:
+    return "outside" if v.verdict == "worse" else v.verdict if v.verdict == "within" else "undecided"
+
+
+def _more(v: Verdict, allowed: float, curve: TradeoffCurve) -> str:
+    """How many samples would settle it, the interval narrowing with their root."""
+    if v.verdict != "cannot tell":
+        return ""
+    counts = [c.quality.count for c in curve.configurations if c.label == v.label and c.quality is not None]
+    low, high = v.interval
+    away = abs(allowed - v.excess) or (high - low) / 4
+    return f" Take more samples: about {math.ceil(counts[0] * max(1.0, (high - low) / 2 / away) ** 2):,} would tell."

@@ -1,0 +1,163 @@
+"""The quality part of a sweep: the same seeds for all, exactly as many images as asked, work that goes on where it stopped."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from curves import SHAPE, toy
+from ddimkit import DDIMKitError, DDIMSampler, TradeoffCurve, sweep
+from ddimkit.quality import Extractor, Reference, Yardstick
+from ddimkit.quality.features import to_bytes
+from ddimkit.tradeoff.charts import draw_charts
+from ddimkit.tradeoff.configurations import configurations, sigma_hat
+from ddimkit.tradeoff.findings import findings
+from ddimkit.tradeoff.judging import Judging, SampleCounts, draw
+from ddimkit.tradeoff.report import write_report
+
+CPU = torch.device("cpu")
+
+
+def yardstick(sha256: str = "quarters") -> Yardstick:
+    extractor = Extractor(lambda x: torch.nn.functional.avg_pool2d(x, 2).flatten(1), name="quarters", sha256=sha256)
+    real = torch.empty(400, *SHAPE).uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(0))
+    return Yardstick.of(extractor, Reference.of("toys test", extractor(real[:200]), extractor), real[200:], noise_images=200)
+
+
+YARDSTICK = yardstick()
+
+
+def sampler(steps: int = 4, **settings) -> DDIMSampler:
+    return toy().sampler(DDIMSampler, steps=steps, **settings)
+
+
+def test_the_scale_has_two_ends() -> None:
+    assert YARDSTICK.floor.count == 200
+    assert YARDSTICK.noise.count == 200
+    assert YARDSTICK.noise.kernel.interval()[0] > YARDSTICK.floor.kernel.interval()[1]
+
+
+@pytest.mark.promise(40)
+@pytest.mark.parametrize("count", [5, 64, 65, 150])
+def test_exactly_as_many_images_as_asked_whatever_the_batches(count: int) -> None:
+    drawn = draw(sampler(eta=1.0), toy(), count, YARDSTICK, device=CPU)
+    alone = to_bytes(sampler(eta=1.0).sample(toy().model, (count, *SHAPE), seed=0))
+    assert drawn.features.shape == (count, 4)
+    assert len(drawn.images) == min(64, count)
+    torch.testing.assert_close(drawn.images, alone[:64], rtol=0, atol=0)
+    np.testing.assert_allclose(drawn.features, YARDSTICK.extractor(alone), atol=1e-6)
+
+
+def test_drawn_images_are_kept_and_gone_on_from(tmp_path: Path) -> None:
+    path, bundle = tmp_path / "drawn" / "ddim.safetensors", toy()
+    whole = draw(sampler(), toy(), 150, YARDSTICK, device=CPU)
+    draw(sampler(), bundle, 70, YARDSTICK, device=CPU, path=path)
+    calls = bundle.model.calls
+    more = draw(sampler(), bundle, 150, YARDSTICK, device=CPU, path=path)
+    assert bundle.model.calls == calls + 2 * 4  # 80 more images in batches of 64
+    torch.testing.assert_close(more.features, whole.features, rtol=0, atol=0)
+    torch.testing.assert_close(more.images, whole.images, rtol=0, atol=0)
+    fewer = draw(sampler(), bundle, 20, YARDSTICK, device=CPU, path=path)
+    assert bundle.model.calls == calls + 8
+    assert len(fewer.features) == len(fewer.images) == 20
+
+
+@pytest.mark.parametrize("other", [(sampler(5), YARDSTICK), (sampler(eta=0.5), YARDSTICK), (sampler(), yardstick("others"))])
+def test_images_of_something_else_are_refused(other, tmp_path: Path) -> None:
+    path = tmp_path / "ddim.safetensors"
+    draw(sampler(), toy(), 10, YARDSTICK, device=CPU, path=path)
+    with pytest.raises(DDIMKitError, match="another model, sampler or extractor"):
+        draw(other[0], toy(), 10, other[1], device=CPU, path=path)
+
+
+def swept(judging: Judging | None, **settings) -> TradeoffCurve:
+    given = {"steps": (2, 4), "etas": (0.0, 1.0), "samplers": (DDIMSampler, sigma_hat), "seeds": range(3), "rounds": 1, **settings}
+    return sweep(toy(), judging=judging, **given)
+
+
+@pytest.mark.promise(39)
+def test_a_sweep_judges_what_it_draws(tmp_path: Path) -> None:
+    judging = Judging(YARDSTICK, SampleCounts(40, long=30, noisy=20))
+    found = swept(judging, out=tmp_path)
+    counts = {c.label: c.quality.count for c in found.configurations if c.quality is not None}
+    assert counts == {
+        "DDPM-20": 30, "DDIM-2": 40, "DDIM-4": 40, "DDIM-2 eta 1": 20, "DDIM-4 eta 1": 20, "sigma-hat-2": 20, "sigma-hat-4": 20,
+    }  # fmt: skip
+    assert all(c.quality_note == "this run" for c in found.configurations)
+    assert all(c.quality.seeds == ((0, c.quality.count),) for c in found.configurations if c.quality)
+    assert found.floor == YARDSTICK.floor
+    assert {c.label: c.same_seed_distance is None for c in found.configurations} == {
+        label: label in ("DDPM-20", "DDIM-4", "DDIM-4 eta 1", "sigma-hat-4") for label in counts
+    }
+    found.save(tmp_path / "results.json")
+    read = TradeoffCurve.load(tmp_path / "results.json")
+    assert read.configurations == found.configurations
+    assert (read.floor, read.noise) == (found.floor, found.noise)
+    plain = json.loads((tmp_path / "results.json").read_text())
+    assert plain["configurations"][1]["quality"]["label"]["reference"] == "toys test"
+
+
+def test_a_second_sweep_draws_nothing_again(tmp_path: Path) -> None:
+    judging, bundle, said = Judging(YARDSTICK, SampleCounts(40, 30)), toy(), []
+    settings = {"steps": (2, 4), "seeds": range(3), "rounds": 1, "out": tmp_path, "judging": judging}
+    first = sweep(bundle, **settings)
+    calls = bundle.model.calls
+    again = sweep(bundle, **settings, progress=lambda done, total, what: said.append((done, total, what)))
+    assert bundle.model.calls == calls
+    assert again.configurations == first.configurations
+    assert all(what.startswith("kept from before") or done == total for done, total, what in said)
+
+
+def test_what_takes_too_long_comes_from_the_study_and_says_so() -> None:
+    study = swept(Judging(YARDSTICK, SampleCounts(40, long=30)))
+    assert study.model["weights_sha256"] is None
+    study = replace(study, model={**study.model, "weights_sha256": "these"})
+
+    class Known:
+        """A bundle whose weights are the study's."""
+
+        def weights_sha256(self) -> str:
+            return "these"
+
+    made = configurations(toy(), (2, 4), (0.0,), (DDIMSampler,))
+    judging = Judging(YARDSTICK, SampleCounts(25, long=0), study)
+    long = judging.from_study(made[0], Known())  # type: ignore[arg-type]
+    assert long.quality == study.baseline.quality
+    assert long.note.startswith("the study on ")
+    other = judging.from_study(configurations(toy(), (3,), (0.0,), (DDIMSampler,))[1], Known())  # type: ignore[arg-type]
+    assert other.quality is None
+    assert "not in the study" in other.note
+    assert "no study of this model" in judging.from_study(made[0], toy()).note
+
+
+def test_the_number_of_images_fills_the_time_there_is() -> None:
+    made = configurations(toy(), (2, 4), (0.0,), (DDIMSampler,))  # 6 calls an image; the baseline is long
+    assert Judging(YARDSTICK, budget_seconds=60).affordable(made, 0.01).short == 992  # 1000, in sixteens
+    assert Judging(YARDSTICK, budget_seconds=60).affordable(made, 10.0).short == 64
+    assert Judging(YARDSTICK, budget_seconds=60).affordable(made, 1e-9).short == 2000
+    assert Judging(YARDSTICK, budget_seconds=60).affordable(made, 0.01).long == 0
+
+
+def test_report_and_chart_show_quality_and_its_scale(tmp_path: Path) -> None:
+    found = swept(Judging(YARDSTICK, SampleCounts(40, 30)))
+    drawn = [path.name for path in draw_charts(found, tmp_path)]
+    assert "quality.png" in drawn
+    text = write_report(found, tmp_path).read_text()
+    assert "## Quality" in text
+    assert "toys test" in text
+    for row in ("real images (floor)", "noise", "DDPM-20", "sigma-hat-2"):
+        assert f"| {row} | " in text
+    assert any(s.startswith("Kernel distance to real images, the scale: other real images") for s in findings(found))
+    plain = swept(None)
+    draw_charts(plain, tmp_path)
+    assert not (tmp_path / "quality.png").exists()
+    assert "Quality is not judged here" in write_report(plain, tmp_path).read_text()
+
+
+@pytest.mark.parametrize("counts", [{"short": 4}, {"short": 5, "long": -1}, {"short": 5, "noisy": 1}])
+def test_counts_too_small_to_judge_raise(counts: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="at least 5"):
+        SampleCounts(**counts)

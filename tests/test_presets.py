@@ -1,0 +1,74 @@
+"""Presets follow from a study's figures; without one they are stated defaults."""
+
+from dataclasses import replace
+
+import pytest
+
+from curves import toy
+from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, ModelBundle, NoiseSchedule, preset
+from ddimkit.tradeoff import presets
+from ddimkit.tradeoff.configurations import sigma_hat
+from ddimkit.tradeoff.presets import choices, from_study
+from test_recommend import LINE, judged, study
+
+SCHEDULE = NoiseSchedule.cosine(1000)
+
+
+def bundle() -> ModelBundle:
+    return ModelBundle(lambda x, t: x, SCHEDULE, sample_shape=(1, 4, 4), prediction="x0", clip=(-1.0, 1.0))
+
+
+def test_without_a_study_the_defaults_are_taken_and_said() -> None:
+    assert [c.steps for c in choices(bundle()).values()] == [50, 100, 250, 1000]
+    assert all("no study" in c.reason for c in choices(bundle()).values())
+    made = preset("realtime", model=bundle())
+    assert isinstance(made, DDIMSampler)
+    assert (made.steps, made.eta, made.prediction, made.clip) == (50, 0.0, "x0", (-1.0, 1.0))
+    assert [c.steps for c in choices(toy()).values()] == [20] * 4  # no more than the model has
+
+
+@pytest.mark.parametrize(("alias", "name"), [("fast", "realtime"), ("balanced", "interactive"), ("quality", "production")])
+def test_aliases_are_the_same_presets(alias, name) -> None:
+    assert bundle().preset(alias) == preset(name, model=bundle())
+
+
+def test_presets_follow_from_the_study() -> None:
+    found = from_study(study(*judged(LINE)))
+    # Shares kept, floor 0 and ε about 0.04: 100 % at 250, 98 at 100, 95 at 50, 67 at 20, 34 at 10.
+    assert [found[name].steps for name in ("realtime", "interactive", "production", "research")] == [20, 50, 120, 250]
+    assert "67%" in found["realtime"].reason
+    assert "buffer" in found["production"].reason
+
+
+def test_the_better_sampler_is_taken() -> None:
+    both = study(*judged(LINE), *judged({10: 1.0, 20: 1.0, 50: 1.0, 100: 1.0}, eta=1.0))
+    assert (from_study(both)["realtime"].steps, from_study(both)["realtime"].eta) == (10, 1.0)
+    hat = study(*judged({10: 5.0, 100: 4.0}), *judged({10: 1.0, 100: 1.0}, eta=None, sampler="sigma_hat"))
+    assert from_study(hat)["interactive"].sampler == "sigma_hat"
+
+
+def test_where_nothing_reaches_the_baseline_the_closest_is_taken() -> None:
+    found = from_study(study(*judged({10: 9.0, 100: 8.0})))
+    assert {c.steps for c in found.values()} == {100}
+    assert "closest" in found["production"].reason
+
+
+def test_samplers_nobody_can_build_again_make_no_presets() -> None:
+    with pytest.raises(DDIMKitError, match="no sampler"):
+        from_study(study(*judged(LINE, sampler="MineSampler")))
+
+
+def test_a_study_of_the_very_weights_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = study(*judged(LINE))
+    monkeypatch.setattr(presets, "find_study", lambda model: known)
+    assert preset("interactive", model=bundle()).timesteps == DDIMSampler(SCHEDULE, steps=50).timesteps
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="realtime, interactive, production, research, fast, balanced, quality"):
+        preset("best", model=bundle())  # type: ignore[arg-type]
+
+
+def test_sigma_hat_is_ddpm_with_the_larger_variance() -> None:
+    assert sigma_hat(SCHEDULE, steps=10) == DDPMSampler(SCHEDULE, steps=10, variance="fixed_large")
+    assert replace(sigma_hat(SCHEDULE, steps=10), variance="fixed_small") == DDPMSampler(SCHEDULE, steps=10)

@@ -1,0 +1,54 @@
+"""What is said of quality follows from the figures, either way."""
+
+from dataclasses import replace
+
+import pytest
+
+from curves import curve, result
+from ddimkit.tradeoff.findings import findings, lines
+from ddimkit.tradeoff.quality_findings import quality_findings
+from test_recommend import judged, quality, study
+
+
+def said(*results, **settings) -> str:
+    found = study(*results, **settings)
+    return "\n".join(quality_findings(found, lines(found, every_eta=True)))
+
+
+def test_nothing_judged_nothing_said() -> None:
+    assert quality_findings(curve(result()), lines(curve(result()), every_eta=True)) == []
+    assert "Kernel distance" not in "\n".join(findings(curve(result())))
+
+
+def test_the_scale_is_said() -> None:
+    assert "other real images 0, DDPM-1000 1 (" in said(*judged({10: 2.0}))
+    assert "noise 100" in said(*judged({10: 2.0}))
+
+
+@pytest.mark.promise(41)
+def test_every_count_is_placed_beside_the_baseline() -> None:
+    text = said(*judged({10: 2.0, 20: 1.0, 50: 1.0, 100: 0.9}))
+    assert "DDIM with eta 0 beside DDPM-1000: better at 100; no difference at 20, 50; worse at 10 steps." in text
+    assert "better" not in said(*judged({10: 2.0, 20: 1.5})).split("More")[0]
+
+
+@pytest.mark.promise(42)
+def test_where_more_steps_are_worse_it_is_said() -> None:
+    assert "More steps are not better everywhere for DDIM with eta 0: 100 steps are worse than 50 by 0.5" in said(
+        *judged({10: 3.0, 50: 1.0, 100: 1.5})
+    )
+    assert "More steps are not better" not in said(*judged({10: 3.0, 50: 1.5, 100: 1.0}))
+
+
+@pytest.mark.promise(41)
+def test_eta_is_compared_at_the_same_steps() -> None:
+    plain = judged({10: 2.0, 20: 1.0, 50: 1.0})
+    text = said(*plain, *judged({10: 1.0, 20: 1.0, 50: 1.2}, eta=0.5))
+    assert "better for DDIM-10 eta 0.5; worse for DDIM-50 eta 0.5; no difference for 1 configurations" in text
+    assert "eta above 0" not in said(*plain)
+
+
+def test_wide_intervals_are_said() -> None:
+    wide = replace(result(steps=20), quality=quality(1.0, width=0.5, count=50))
+    assert "The widest interval is DDIM-20's, ±" in said(wide, *judged({10: 2.0}))
+    assert "from 50 images" in said(wide, *judged({10: 2.0}))

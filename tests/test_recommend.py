@@ -1,0 +1,170 @@
+"""Recommendations follow from the numbers, and say when the numbers do not suffice."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curves import BASELINE, curve, result
+from ddimkit import DDIMKitError, TradeoffCurve
+from ddimkit.quality import Estimate, Label, Quality
+from ddimkit.tradeoff.recommend import quality_kept, recommend
+from ddimkit.tradeoff.results import ConfigurationResult
+
+LABEL = Label("toy test", 1000, "toy features", "abc", "uint8")
+COMMON = np.random.default_rng(0).normal(size=400)
+OWN = np.random.default_rng(1)
+
+
+def quality(distance: float, *, width: float = 0.001, common: float = 0.02, count: int = 1000) -> Quality:
+    """A figure whose interval is ±1.96 ``common`` wide, nearly all of it shared with the others, and ``width`` its own."""
+    replicates = distance + common * COMMON + width * OWN.normal(size=400)
+    estimate = Estimate(distance, tuple(float(r) for r in replicates))
+    return Quality(LABEL, ((0, count),), estimate, estimate, 0.9, 0.8, count, (), None)
+
+
+def judged(distances: dict[int, float], *, eta: float = 0.0, sampler: str = "DDIMSampler", **settings) -> list[ConfigurationResult]:
+    return [replace(result(sampler, steps, eta), quality=quality(d, **settings)) for steps, d in distances.items()]
+
+
+def study(*results: ConfigurationResult, baseline: float = 1.0, floor: float = 0.0) -> TradeoffCurve:
+    base = replace(BASELINE, quality=quality(baseline))
+    return curve(*results, baseline=base, floor=quality(floor), noise=quality(100.0))
+
+
+# The baseline is 1 above the floor, and the floor's interval 0.04 wide on either side: 10 % allows 0.104.
+LINE = {10: 3.0, 20: 1.5, 50: 1.05, 100: 1.02, 250: 1.0}
+
+
+def test_the_smallest_count_within_the_tolerance_and_a_fifth_more() -> None:
+    found = recommend(study(*judged(LINE)), tolerance=0.1)
+    assert found.allowed == pytest.approx(0.104, abs=0.003)
+    assert (found.bare, found.steps) == (50, 60)
+    assert (found.sampler, found.eta) == ("DDIMSampler", 0.0)
+    assert [v.verdict for v in found.verdicts] == ["within", "within", "within", "worse", "worse"]
+    assert [v.steps for v in found.verdicts] == [250, 100, 50, 20, 10]
+    assert "60 steps" in " ".join(found.reasons)
+    assert "DDIM-20 is outside" in " ".join(found.reasons)
+    assert json.loads(json.dumps(found.to_dict()))["steps"] == 60
+
+
+@pytest.mark.parametrize(("tolerance", "bare"), [(0.01, 250), (0.03, 100), (0.1, 50), (0.6, 20), (5.0, 10)])
+def test_a_wider_tolerance_takes_fewer_steps(tolerance: float, bare: int) -> None:
+    assert recommend(study(*judged(LINE)), tolerance=tolerance).bare == bare
+
+
+@pytest.mark.parametrize(("buffer", "steps"), [(0.0, 50), (0.2, 60), (0.21, 61), (100.0, 1000)])
+def test_the_buffer_rounds_up_and_ends_at_the_baseline(buffer: float, steps: int) -> None:
+    assert recommend(study(*judged(LINE)), tolerance=0.1, buffer=buffer).steps == steps
+
+
+@pytest.mark.promise(42)
+def test_more_steps_are_not_assumed_to_be_better() -> None:
+    """The search goes down from 100 and stops at the first count outside, though a smaller one is within again."""
+    found = recommend(study(*judged({10: 1.0, 20: 1.5, 50: 1.0, 100: 1.0})), tolerance=0.1)
+    assert found.bare == 50
+    better = recommend(study(*judged({10: 0.5, 20: 0.7, 50: 0.9, 100: 1.0, 1000: 1.4})), tolerance=0.1)
+    assert better.bare == 10
+
+
+def test_where_a_hundred_are_not_enough_the_search_goes_up() -> None:
+    found = recommend(study(*judged({50: 2.0, 100: 1.5, 250: 1.3, 500: 1.01, 1000: 1.0})), tolerance=0.1)
+    assert (found.bare, found.steps) == (500, 600)
+
+
+def test_without_a_hundred_the_search_begins_at_the_largest() -> None:
+    assert recommend(study(*judged({10: 1.01, 20: 1.0})), tolerance=0.1).bare == 10
+
+
+def test_nothing_within_is_said() -> None:
+    found = recommend(study(*judged({10: 3.0, 100: 2.0})), tolerance=0.1)
+    assert found.steps is None
+    assert "No step count is within it; the closest is DDIM-100" in " ".join(found.reasons)
+
+
+def test_too_few_samples_are_said_and_how_many_would_do() -> None:
+    found = recommend(study(*judged({10: 1.0, 100: 1.0}, width=0.2)), tolerance=0.1)
+    assert found.steps is None
+    assert found.verdicts[0].verdict == "cannot tell"
+    said = " ".join(found.reasons)
+    assert "cannot tell" in said
+    assert "no difference" in said
+    wanted = int(said.split("about ")[1].split(" ")[0].replace(",", ""))
+    assert 8_000 < wanted < 25_000  # half-width 0.39 against 0.104: 14 times the 1000 samples
+
+
+def test_an_undecided_count_is_not_recommended() -> None:
+    """100 is within; 50 has too wide an interval: the answer stays at 100, and says why."""
+    found = recommend(study(*judged({50: 1.0}, width=0.2), *judged({100: 1.0})), tolerance=0.1)
+    assert found.bare == 100
+    assert "DDIM-50 is undecided" in " ".join(found.reasons)
+
+
+def test_the_eighty_twenty_point() -> None:
+    assert quality_kept(1.0, 1.0, 0.0, 0.01) == 1
+    assert quality_kept(2.0, 1.0, 0.5, 0.1) == pytest.approx(0.6 / 1.6)
+    assert quality_kept(-1.0, -2.0, 0.0, 0.1) == 1  # below the floor is at the floor
+    found = recommend(study(*judged(LINE)), tolerance=0.1)
+    assert found.balanced == 50
+    assert recommend(study(*judged({10: 9.0})), tolerance=0.1).balanced is None
+
+
+def test_of_several_samplers_the_one_with_the_fewest_steps() -> None:
+    both = study(*judged(LINE), *judged({10: 1.5, 20: 1.0, 50: 1.0, 100: 1.0}, eta=1.0))
+    assert (recommend(both, tolerance=0.1).eta, recommend(both, tolerance=0.1).bare) == (1.0, 20)
+    assert (recommend(both, tolerance=0.1, eta=0.0).eta, recommend(both, tolerance=0.1, eta=0.0).bare) == (0.0, 50)
+
+
+@given(
+    st.dictionaries(st.sampled_from([5, 10, 20, 50, 100, 250, 500, 1000]), st.floats(0.5, 3.0), min_size=1),
+    st.floats(0.01, 2.0),
+    st.floats(0.0, 1.0),
+)
+def test_every_recommendation_is_within_and_covered_by_its_buffer(
+    distances: dict[int, float], tolerance: float, buffer: float
+) -> None:
+    found = recommend(study(*judged(distances)), tolerance=tolerance, buffer=buffer)
+    assert len(found.reasons) >= 2
+    if found.bare is None:
+        assert found.steps is None
+        return
+    assert found.steps == min(1000, math.ceil(found.bare * (1 + buffer) - 1e-9))
+    chosen = next(v for v in found.verdicts if v.steps == found.bare)
+    assert chosen.verdict == "within"
+    assert chosen.interval[1] <= found.allowed
+    assert chosen.excess == pytest.approx(distances[found.bare] - 1.0)
+
+
+@pytest.mark.promise(39)
+def test_configurations_of_another_measure_are_refused() -> None:
+    other = replace(result(), quality=replace(quality(1.0), label=replace(LABEL, rounding="none")))
+    with pytest.raises(ValueError, match="rounding"):
+        recommend(study(other))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda: recommend(study(*judged(LINE)), tolerance=0.0), ValueError, "tolerance"),
+        (lambda: recommend(study(*judged(LINE)), buffer=-0.1), ValueError, "buffer"),
+        (lambda: recommend(study(*judged(LINE)), tolerance=math.nan), ValueError, "tolerance"),
+        (lambda: recommend(study(*judged(LINE)), sampler="Other"), ValueError, "'Other'"),
+        (lambda: recommend(study(result())), ValueError, "nothing judged"),
+        (lambda: recommend(study(*judged(LINE)), distance="fid"), ValueError, "'fid'"),
+        (lambda: recommend(curve(*judged(LINE))), DDIMKitError, "DDPM-1000"),
+        (lambda: recommend(replace(study(*judged(LINE)), floor=None)), DDIMKitError, "floor"),
+    ],
+)
+def test_what_cannot_be_answered_raises(call, error, says: str) -> None:
+    with pytest.raises(error, match=says):
+        call()
+
+
+@pytest.mark.promise(42)
+def test_where_only_fewer_steps_are_within_they_are_taken() -> None:
+    assert recommend(study(*judged({5: 1.0, 10: 3.0})), tolerance=0.1).bare == 5
+    assert recommend(study(*judged({20: 1.0, 50: 1.0, 100: 2.0})), tolerance=0.1).bare == 50
