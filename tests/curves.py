@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ddimkit import ModelBundle, NoiseSchedule, TradeoffCurve
+from ddimkit.quality import Estimate, Label, Quality
 from ddimkit.tradeoff.results import ConfigurationResult, Spread
 from probes import Counting, smooth
 
@@ -87,3 +88,28 @@ def curve(
         samples=samples,
     )
     return replace(made, **changes)
+
+
+LABEL = Label("toy test", 1000, "123", "toy features", "abc", "uint8")
+COMMON = np.random.default_rng(0).normal(size=400)
+
+
+def quality(distance: float, *, width: float = 0.001, common: float = 0.02, count: int = 1000) -> Quality:
+    """A figure whose interval is ±1.96 ``common`` wide, nearly all of it shared with the others, and ``width`` its own."""
+    own = np.random.default_rng([int(abs(distance) * 1e6), count]).normal(size=400)
+    replicates = distance + common * COMMON + width * own
+    estimate = Estimate(distance, tuple(float(r) for r in replicates))
+    return Quality(LABEL, ((0, count),), estimate, estimate, 0.9, 0.8, count, (), None)
+
+
+def judged(distances: dict[int, float], *, eta: float = 0.0, sampler: str = "DDIMSampler", **settings) -> list[ConfigurationResult]:
+    return [replace(result(sampler, steps, eta), quality=quality(d, **settings)) for steps, d in distances.items()]
+
+
+def study(*results: ConfigurationResult, baseline: float = 1.0, floor: float = 0.0) -> TradeoffCurve:
+    base = replace(BASELINE, quality=quality(baseline))
+    return curve(*results, baseline=base, floor=quality(floor), noise=quality(100.0))
+
+
+# The baseline is 1 above the floor, and the floor's interval 0.04 wide on either side: 10 % allows 0.104.
+LINE = {10: 3.0, 20: 1.5, 50: 1.05, 100: 1.02, 250: 1.0}

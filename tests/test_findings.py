@@ -101,7 +101,7 @@ TABLE: dict[str, tuple[TradeoffCurve, str, str]] = {
     # 20 of 27, which the interval takes for enough: 7 are below its lower end.
     "noise is dear without a clear majority": (
         curve(*paired(*[1.5] * 20, *[0.9] * 7, drift=[1.0] * 9)),
-        "costs no time that these runs can tell from chance: of 27 pairs of runs in one round it took longer in 20, "
+        "seems to cost time, though not in a clear majority of the pairs: of 27 pairs of runs in one round it took longer in 20, "
         "and the median ratio to eta 0 is 1.500 (95% interval 1.500 to 1.500).",
         "costs time",
     ),

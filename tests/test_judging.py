@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from curves import SHAPE, toy
+from curves import SHAPE, blue, toy
 from ddimkit import DDIMKitError, DDIMSampler, TradeoffCurve, sweep
 from ddimkit.quality import Extractor, Reference, Yardstick
 from ddimkit.quality.features import to_bytes
@@ -21,8 +21,8 @@ from ddimkit.tradeoff.report import write_report
 CPU = torch.device("cpu")
 
 
-def yardstick(sha256: str = "quarters") -> Yardstick:
-    extractor = Extractor(lambda x: torch.nn.functional.avg_pool2d(x, 2).flatten(1), name="quarters", sha256=sha256)
+def yardstick(sha256: str = "quarters", **settings) -> Yardstick:
+    extractor = Extractor(lambda x: torch.nn.functional.avg_pool2d(x, 2).flatten(1), name="quarters", sha256=sha256, **settings)
     real = torch.empty(400, *SHAPE).uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(0))
     return Yardstick.of(extractor, Reference.of("toys test", extractor(real[:200]), extractor), real[200:], noise_images=200)
 
@@ -51,6 +51,14 @@ def test_exactly_as_many_images_as_asked_whatever_the_batches(count: int) -> Non
     np.testing.assert_allclose(drawn.features, YARDSTICK.extractor(alone), atol=1e-6)
 
 
+def test_unrounded_images_are_judged_unrounded() -> None:
+    plain = yardstick(rounding="none")
+    drawn = draw(sampler(), toy(), 10, plain, device=CPU)
+    images = sampler().sample(toy().model, (10, *SHAPE), seed=0)
+    np.testing.assert_allclose(drawn.features, plain.extractor(images), atol=1e-7)
+    assert np.abs(plain.extractor(images) - plain.extractor(to_bytes(images))).max() > 1e-4
+
+
 def test_drawn_images_are_kept_and_gone_on_from(tmp_path: Path) -> None:
     path, bundle = tmp_path / "drawn" / "ddim.safetensors", toy()
     whole = draw(sampler(), toy(), 150, YARDSTICK, device=CPU)
@@ -65,12 +73,23 @@ def test_drawn_images_are_kept_and_gone_on_from(tmp_path: Path) -> None:
     assert len(fewer.features) == len(fewer.images) == 20
 
 
-@pytest.mark.parametrize("other", [(sampler(5), YARDSTICK), (sampler(eta=0.5), YARDSTICK), (sampler(), yardstick("others"))])
+@pytest.mark.parametrize(
+    "other",
+    [
+        (sampler(5), toy(), YARDSTICK),
+        (sampler(eta=0.5), toy(), YARDSTICK),
+        (sampler(clip=None), toy(), YARDSTICK),
+        (sampler(), toy(blue), YARDSTICK),
+        (sampler(), toy(sample_shape=(1, 8, 8)), YARDSTICK),
+        (sampler(), toy(), yardstick("others")),
+        (sampler(), toy(), yardstick(rounding="none")),
+    ],
+)
 def test_images_of_something_else_are_refused(other, tmp_path: Path) -> None:
     path = tmp_path / "ddim.safetensors"
     draw(sampler(), toy(), 10, YARDSTICK, device=CPU, path=path)
     with pytest.raises(DDIMKitError, match="another model, sampler or extractor"):
-        draw(other[0], toy(), 10, other[1], device=CPU, path=path)
+        draw(other[0], other[1], 10, other[2], device=CPU, path=path)
 
 
 def swept(judging: Judging | None, **settings) -> TradeoffCurve:
@@ -130,7 +149,11 @@ def test_what_takes_too_long_comes_from_the_study_and_says_so() -> None:
     other = judging.from_study(configurations(toy(), (3,), (0.0,), (DDIMSampler,))[1], Known())  # type: ignore[arg-type]
     assert other.quality is None
     assert "not in the study" in other.note
+    unclipped = configurations(toy(clip=None), (2, 4), (0.0,), (DDIMSampler,))
+    assert "not in the study" in judging.from_study(unclipped[0], Known()).note  # type: ignore[arg-type]
     assert "no study of this model" in judging.from_study(made[0], toy()).note
+    elsewhere = Judging(yardstick("others"), SampleCounts(25), study)
+    assert "another measure" in elsewhere.from_study(made[0], Known()).note  # type: ignore[arg-type]
 
 
 def test_the_number_of_images_fills_the_time_there_is() -> None:

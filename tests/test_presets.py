@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from curves import toy
+from curves import LINE, judged, study, toy
 from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, ModelBundle, NoiseSchedule, preset
 from ddimkit.tradeoff import presets
 from ddimkit.tradeoff.configurations import sigma_hat
 from ddimkit.tradeoff.presets import choices, from_study
-from test_recommend import LINE, judged, study
 
 SCHEDULE = NoiseSchedule.cosine(1000)
 
@@ -58,6 +57,11 @@ def test_samplers_nobody_can_build_again_make_no_presets() -> None:
         from_study(study(*judged(LINE, sampler="MineSampler")))
 
 
+def test_a_better_sampler_that_nobody_can_build_is_passed_over() -> None:
+    both = study(*judged(LINE), *judged({10: 1.0, 100: 1.0}, eta=None, sampler="MineSampler"))
+    assert {c.sampler for c in from_study(both).values()} == {"DDIMSampler"}
+
+
 def test_a_study_of_the_very_weights_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     known = study(*judged(LINE))
     monkeypatch.setattr(presets, "find_study", lambda model: known)
@@ -67,6 +71,11 @@ def test_a_study_of_the_very_weights_is_found(monkeypatch: pytest.MonkeyPatch) -
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="realtime, interactive, production, research, fast, balanced, quality"):
         preset("best", model=bundle())  # type: ignore[arg-type]
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(TypeError, match="ModelBundle"):
+        preset("fast", model="mnist")  # type: ignore[arg-type]
 
 
 def test_sigma_hat_is_ddpm_with_the_larger_variance() -> None:

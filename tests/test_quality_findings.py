@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from curves import curve, result
+from curves import curve, judged, quality, result, study
 from ddimkit.tradeoff.findings import findings, lines
 from ddimkit.tradeoff.quality_findings import quality_findings
-from test_recommend import judged, quality, study
 
 
 def said(*results, **settings) -> str:
@@ -38,6 +37,9 @@ def test_where_more_steps_are_worse_it_is_said() -> None:
         *judged({10: 3.0, 50: 1.0, 100: 1.5})
     )
     assert "More steps are not better" not in said(*judged({10: 3.0, 50: 1.5, 100: 1.0}))
+    # Each a little worse than the one before, which two neighbours alone cannot show.
+    slowly = said(*judged({10: 1.0, 50: 1.06, 100: 1.12, 250: 1.18}, width=0.03))
+    assert "250 steps are worse than 10 by 0.18" in slowly
 
 
 @pytest.mark.promise(41)

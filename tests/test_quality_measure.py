@@ -59,6 +59,7 @@ def test_figures_carry_what_they_are_relative_to() -> None:
         (lambda: (reference(extractor("none")), extractor("none")), "rounding"),
         (lambda: (Reference.of("squares train", extractor()(REAL), extractor()), extractor()), "squares train"),
         (lambda: (Reference.of("squares test", extractor()(REAL[:300]), extractor()), extractor()), "300"),
+        (lambda: (Reference.of("squares test", extractor()(REAL.flip(2) * 0.9), extractor()), extractor()), "statistics_sha256"),
     ],
 )
 def test_figures_of_different_measures_refuse_to_be_compared(other, says: str) -> None:
@@ -144,6 +145,23 @@ def test_an_extractor_without_classes_has_no_class_figures() -> None:
     found = judge_images(images(1, 50), range(50), reference(made), made)
     assert found.classes == ()
     assert found.class_distance is None
+
+
+def test_a_class_that_nothing_is_in_is_counted() -> None:
+    """As where a sampler drops a class, or a small reference has none of it."""
+    dark = REAL.clone()
+    dark[:, :, 2:] = -1
+    made = extractor()
+    against = Reference.of("dark below", made(dark), made)
+    assert against.classes.tolist() == [600, 0]
+    found = judge_images(images(1, 50), range(50), against, made)
+    assert len(found.classes) == 2
+
+
+def test_arrays_that_cannot_be_written_to_are_taken() -> None:
+    pixels = to_bytes(images(1, 6)).numpy()
+    pixels.setflags(write=False)
+    assert extractor()(pixels).shape == (6, 4)
 
 
 def test_a_reference_survives_its_file(tmp_path: Path) -> None:

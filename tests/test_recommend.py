@@ -4,40 +4,13 @@ import json
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curves import BASELINE, curve, result
-from ddimkit import DDIMKitError, TradeoffCurve
-from ddimkit.quality import Estimate, Label, Quality
+from curves import LABEL, LINE, curve, judged, quality, result, study
+from ddimkit import DDIMKitError
 from ddimkit.tradeoff.recommend import quality_kept, recommend
-from ddimkit.tradeoff.results import ConfigurationResult
-
-LABEL = Label("toy test", 1000, "toy features", "abc", "uint8")
-COMMON = np.random.default_rng(0).normal(size=400)
-OWN = np.random.default_rng(1)
-
-
-def quality(distance: float, *, width: float = 0.001, common: float = 0.02, count: int = 1000) -> Quality:
-    """A figure whose interval is ±1.96 ``common`` wide, nearly all of it shared with the others, and ``width`` its own."""
-    replicates = distance + common * COMMON + width * OWN.normal(size=400)
-    estimate = Estimate(distance, tuple(float(r) for r in replicates))
-    return Quality(LABEL, ((0, count),), estimate, estimate, 0.9, 0.8, count, (), None)
-
-
-def judged(distances: dict[int, float], *, eta: float = 0.0, sampler: str = "DDIMSampler", **settings) -> list[ConfigurationResult]:
-    return [replace(result(sampler, steps, eta), quality=quality(d, **settings)) for steps, d in distances.items()]
-
-
-def study(*results: ConfigurationResult, baseline: float = 1.0, floor: float = 0.0) -> TradeoffCurve:
-    base = replace(BASELINE, quality=quality(baseline))
-    return curve(*results, baseline=base, floor=quality(floor), noise=quality(100.0))
-
-
-# The baseline is 1 above the floor, and the floor's interval 0.04 wide on either side: 10 % allows 0.104.
-LINE = {10: 3.0, 20: 1.5, 50: 1.05, 100: 1.02, 250: 1.0}
 
 
 def test_the_smallest_count_within_the_tolerance_and_a_fifth_more() -> None:
@@ -49,6 +22,8 @@ def test_the_smallest_count_within_the_tolerance_and_a_fifth_more() -> None:
     assert [v.steps for v in found.verdicts] == [250, 100, 50, 20, 10]
     assert "60 steps" in " ".join(found.reasons)
     assert "DDIM-20 is outside" in " ".join(found.reasons)
+    assert "10 % of its distance" in " ".join(found.reasons)
+    assert "buffer of 20 %" in " ".join(found.reasons)
     assert json.loads(json.dumps(found.to_dict()))["steps"] == 60
 
 
@@ -108,6 +83,7 @@ def test_the_eighty_twenty_point() -> None:
     assert quality_kept(1.0, 1.0, 0.0, 0.01) == 1
     assert quality_kept(2.0, 1.0, 0.5, 0.1) == pytest.approx(0.6 / 1.6)
     assert quality_kept(-1.0, -2.0, 0.0, 0.1) == 1  # below the floor is at the floor
+    assert quality_kept(0.0, 0.0, 0.0, 0.0) == 1
     found = recommend(study(*judged(LINE)), tolerance=0.1)
     assert found.balanced == 50
     assert recommend(study(*judged({10: 9.0})), tolerance=0.1).balanced is None
@@ -167,4 +143,17 @@ def test_what_cannot_be_answered_raises(call, error, says: str) -> None:
 @pytest.mark.promise(42)
 def test_where_only_fewer_steps_are_within_they_are_taken() -> None:
     assert recommend(study(*judged({5: 1.0, 10: 3.0})), tolerance=0.1).bare == 5
-    assert recommend(study(*judged({20: 1.0, 50: 1.0, 100: 2.0})), tolerance=0.1).bare == 50
+    found = recommend(study(*judged({20: 1.0, 50: 1.0, 100: 2.0})), tolerance=0.1)
+    assert found.bare == 50
+    assert "DDIM-100 is worse" in " ".join(found.reasons)
+
+
+def test_of_equals_the_closer_one() -> None:
+    both = study(*judged({10: 3.0, 50: 1.0}), *judged({10: 2.0, 50: 1.06}, eta=1.0))
+    assert (recommend(both, tolerance=0.1).bare, recommend(both, tolerance=0.1).eta) == (50, 0.0)
+    assert recommend(study(*judged({10: 3.0}), *judged({10: 2.0}, eta=1.0)), tolerance=0.1).eta == 1.0
+
+
+def test_small_percentages_are_not_rounded_away() -> None:
+    assert "0.5 % of its distance" in recommend(study(*judged(LINE)), tolerance=0.005).reasons[0]
+    assert "buffer of 12.5 %" in recommend(study(*judged(LINE)), tolerance=0.1, buffer=0.125).reasons[1]

@@ -137,7 +137,7 @@ def advance(
     ``out`` is written to if given.
     """
     fraction = None
-    if coefficients.learned:
+    if coefficients.plan.c_max is not None:
         output, v = output.chunk(2, dim=1)
         fraction = (v + 1) / 2
     work, clip, x0 = _widened(x), coefficients.clip, None
@@ -148,8 +148,9 @@ def advance(
     else:
         assert x0 is not None
         following = _weighted(work, row.a, x0, row.b[0], out)
-    for weight, earlier in zip(row.b[1:], history, strict=False):
-        following = _plus(following, earlier, weight, out)
+    if history:
+        for weight, earlier in zip(row.b[1:], history, strict=False):
+            following = _plus(following, earlier, weight, out)
     if noise is not None:
         if fraction is not None:
             noise = noise * (fraction * row.log_c_span + row.log_c).exp()
@@ -220,8 +221,10 @@ def check_output(output: object, x: Tensor, learned: bool) -> Tensor:
     if output.shape != wanted:
         hint = " (variance='learned_range' wants prediction and v stacked along the channels)" if learned else ""
         raise ValueError(f"the model must return a tensor of shape {tuple(wanted)}, got {tuple(output.shape)}{hint}")
-    if output.dtype is not x.dtype and not output.is_floating_point():
-        raise TypeError(f"the model must return floating point numbers, got {output.dtype}")
     if output.device != x.device:
         raise ValueError(f"the model's output is on {output.device} but x is on {x.device}: move one of them")
-    return output if output.dtype is x.dtype and x.dtype in _FULL else output.to(work_dtype(x))
+    if output.dtype is x.dtype and output.dtype in _FULL:
+        return output
+    if not output.is_floating_point():
+        raise TypeError(f"the model must return floating point numbers, got {output.dtype}")
+    return output.to(work_dtype(x))

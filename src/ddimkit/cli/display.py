@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ddimkit.tradeoff.compare import Comparison
 from ddimkit.tradeoff.findings import findings
-from ddimkit.tradeoff.results import TradeoffCurve
+from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
 
 __all__ = ["INTERRUPTED", "progress_bar", "show_comparison", "show_results"]
 
@@ -31,17 +31,27 @@ def progress_bar(*, passing: bool = False) -> Progress:
 def show_results(curve: TradeoffCurve, report: Path) -> None:
     """A table of a sweep's results, its findings, and where its report is."""
     table = Table(title=f"{curve.model['name']}, {len(curve.baseline.seeds)} samples a run")
-    for head in ("configuration", "calls", "seconds", "ms a sample", "speed-up", "overhead"):
+    judged = any(c.quality is not None for c in curve.configurations)
+    for head in ("configuration", "calls", "seconds", "ms a sample", "speed-up", "overhead", *["distance"] * judged):
         table.add_column(head, justify="left" if head == "configuration" else "right", no_wrap=True)
     for c in curve.configurations:
         overhead = f"{c.sampler_overhead_seconds / c.total_seconds:.2%}"
         gain = "baseline" if c.baseline else f"{c.speedup:.1f}×"
-        table.add_row(c.label, str(c.nfe), f"{c.total_seconds:.3g}", f"{1e3 * c.per_sample_seconds:.1f}", gain, overhead)
+        cells = (c.label, str(c.nfe), f"{c.total_seconds:.3g}", f"{1e3 * c.per_sample_seconds:.1f}", gain, overhead)
+        table.add_row(*cells, *[_distance(c)] * judged)
     console = Console()
     console.print(table)
     for sentence in findings(curve):
         console.print(f"- {sentence}", highlight=False)
     console.print(f"Report: {report}", highlight=False, soft_wrap=True)
+
+
+def _distance(c: ConfigurationResult) -> str:
+    """The kernel distance and half the width of its interval."""
+    if c.quality is None:
+        return "–"
+    low, high = c.quality.kernel.interval()
+    return f"{c.quality.kernel.value:.2g} ±{(high - low) / 2:.1g}"
 
 
 def show_comparison(found: Comparison, a: Path, b: Path) -> None:

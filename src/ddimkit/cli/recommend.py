@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ddimkit.cli.arguments import JsonOption, ModelOption, find_model
+from ddimkit.cli.arguments import JsonOption, ModelOption, find_model, find_sampler
 from ddimkit.tradeoff.recommend import recommend as choose
 from ddimkit.tradeoff.results import TradeoffCurve
 from ddimkit.tradeoff.studies import find_study
@@ -21,7 +21,7 @@ def recommend(
         float, typer.Option("--tolerance", help="Allowed excess over the baseline, as a share of its distance above the floor.")
     ] = 0.05,
     buffer: Annotated[float, typer.Option("--buffer", help="Share of steps added for safety.")] = 0.2,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="Only this sampler, by its class's name.")] = None,
+    sampler: Annotated[str | None, typer.Option("--sampler", help="Only this sampler, as `ddimkit sweep` takes it.")] = None,
     eta: Annotated[float | None, typer.Option("--eta", help="Only this eta.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -36,11 +36,12 @@ def recommend(
     curve = TradeoffCurve.load(results) if results is not None else find_study(find_model(model))
     if curve is None:
         raise ValueError(f"there is no committed study of {model!r}: run `ddimkit sweep`, and give its results.json")
-    found = choose(curve, tolerance=tolerance, buffer=buffer, sampler=sampler, eta=eta)
+    name = None if sampler is None else str(getattr(find_sampler(sampler), "__name__", sampler))
+    found = choose(curve, tolerance=tolerance, buffer=buffer, sampler=name, eta=eta)
     if as_json:
         print(json.dumps(found.to_dict()))
         return
-    name = found.sampler.removesuffix("Sampler") + ("" if found.eta is None else f" with eta {found.eta:g}")
-    print(f"{name}: {found.steps} steps" if found.steps is not None else "No recommendation")
+    chosen = found.sampler.removesuffix("Sampler") + ("" if found.eta is None else f" with eta {found.eta:g}")
+    print(f"{chosen}: {found.steps} steps" if found.steps is not None else "No recommendation")
     for reason in found.reasons:
         print(f"- {reason}")

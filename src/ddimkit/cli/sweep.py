@@ -24,6 +24,7 @@ from ddimkit.tradeoff.sweep import sweep as measure_curve
 
 __all__ = ["sweep"]
 
+_FEWEST = 5
 _FULL_SAMPLES = 2000
 _STUDY_STEPS = "10,20,50,100,250,500,1000"
 
@@ -109,7 +110,11 @@ def _step_counts(steps: str | None, available: int) -> list[int]:
 def _judging(bundle: ModelBundle, yardstick: str | None, samples: int | None, *, full: bool) -> Judging | None:
     """How quality is to be judged; None where it was not asked for and nothing bundled can judge the model."""
     name = yardstick or (bundle.name if bundle.name in YARDSTICKS else None)
-    if samples == 0 or name is None:
+    if samples is not None and 0 < samples < _FEWEST:
+        raise ValueError(f"--quality-samples must be 0 or at least {_FEWEST}, got {samples}")
+    if samples == 0:
+        return None
+    if name is None:
         if samples or full:
             raise ValueError(f"nothing can judge the model {bundle.name!r}: give --yardstick package.module:name")
         return None

@@ -98,9 +98,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """X (B, C, H, W), the activated embedding (B, E)."""
-        h: Tensor = self.conv1(F.silu(self.norm1(x)))
+        h: Tensor = self.conv1(F.silu(self.norm1(x), inplace=True))
         h = h + self.embedding(embedding)[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = self.conv2(self.dropout(F.silu(self.norm2(h), inplace=True)))
         shortcut: Tensor = self.shortcut(x)
         return shortcut + h
 
@@ -214,7 +214,7 @@ class UNet(nn.Module):
         h = self.middle[1](self.middle_attention(self.middle[0](h, embedding)), embedding)
         for level in self.up:
             h = level(h, embedding, skips)
-        out: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        out: Tensor = self.conv_out(F.silu(self.norm_out(h), inplace=True))
         return out
 
     def _check(self, x: Tensor, t: Tensor, labels: Tensor | None) -> None:

@@ -14,7 +14,7 @@ from ddimkit.quality.statistics import FloatArray, as_features, augmented
 
 __all__ = ["Neighbours", "PrecisionRecall", "kernel_distance", "nearest", "precision_recall"]
 
-_BLOCK = 1024
+_BLOCK = 256
 
 
 def kernel_distance(x: ArrayLike, y: ArrayLike) -> float:
@@ -86,6 +86,8 @@ def precision_recall(real: ArrayLike, generated: ArrayLike, *, k: int = 3) -> Pr
     as_features(y, x.shape[1])
     if k < 1 or min(len(x), len(y)) <= k:
         raise ValueError(f"k must be at least 1 and below the number of images, got k={k} for {len(x)} and {len(y)} images")
+    centre = x.mean(axis=0)  # features far from 0 would lose digits when squares are expanded
+    x, y = x - centre, y - centre
     return PrecisionRecall(_covered(y, x, _radii(x, k)), _covered(x, y, _radii(y, k)), k)
 
 
@@ -127,6 +129,8 @@ def nearest(x: ArrayLike, among: ArrayLike) -> Neighbours:
     as_features(b, a.shape[1])
     if not len(b):
         raise ValueError("there is nothing to be near to: among is empty")
+    centre = b.mean(axis=0)  # features far from 0 would lose digits when squares are expanded
+    a, b = a - centre, b - centre
     index, distance = np.empty(len(a), dtype=np.intp), np.empty(len(a))
     for first, part in _blocks(a):
         squared = _squared_distances(part, b)

@@ -14,6 +14,7 @@ MacGibbon, *Creating non-parametric bootstrap samples using Poisson frequencies*
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ class Estimate:
         return cls(value, tuple(float(f"{r:.7g}") for r in moved))  # an interval has no more digits, and files stay small
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The quantiles of the replicates between which the true figure lies with about this probability.
+        """The quantiles of the replicates between which the figure of endlessly many such sets of images lies about so often.
 
         Raises:
             ValueError: a level outside (0, 1).
@@ -93,11 +94,11 @@ def bootstrap_weights(seeds: Sequence[int], replicates: int = REPLICATES) -> Flo
     Raises:
         ValueError: a seed twice, or fewer than 2 replicates.
     """
-    if len(set(seeds)) != len(seeds):
-        raise ValueError("a seed stands for one image: give every image its own")
+    if len(set(seeds)) != len(seeds) or min(seeds, default=0) < 0:
+        raise ValueError("a seed stands for one image: give every image its own, at least 0")
     if replicates < 2:
         raise ValueError(f"there must be at least 2 replicates, got {replicates}")
-    keys = torch.tensor(list(seeds), dtype=torch.int64)
+    keys = torch.tensor([operator.index(seed) for seed in seeds], dtype=torch.int64)
     block = torch.arange(-(-replicates // 4), dtype=torch.int64)[:, None]
     zero = torch.zeros((), dtype=torch.int64)
     words = philox4x32((block, zero, zero + STREAM_BOOTSTRAP, zero), (keys & 0xFFFFFFFF, keys >> 32))
@@ -143,7 +144,7 @@ def estimate_kernel(features: FloatArray, reference: KernelStatistics, weights: 
     The influence of :math:`x_i` is twice :math:`h_i = \frac1{n-1}\sum_{j \ne i} k(x_i, x_j) - m(x_i)`, m the mean kernel with the
     reference, less the mean of h. As h is itself a mean over n − 1 images, :math:`4 \operatorname{Var}(h) / n` holds the variance
     :math:`2\tau^2/n^2` of the second order twice, :math:`\tau^2` the mean square of the doubly centred kernel: the influence is
-    made that much smaller, so that near 0 and away from it the interval is the right one.
+    made that much smaller, though never below the second order alone.
     """
     x = as_features(features, reference.width)
     n, u, across = len(x), augmented(x), reference.mean_kernel(x)
@@ -155,7 +156,7 @@ def estimate_kernel(features: FloatArray, reference: KernelStatistics, weights: 
     influence = rows - across
     influence -= influence.mean()
     first, second = 4 * float(influence @ influence) / (n - 1) / n, 2 * _second_order(u, rows) / n**2
-    shrunk = math.sqrt(max(0.0, 1 - second / first)) if first > 0 else 0.0
+    shrunk = math.sqrt(max(second / first, 1 - second / first)) if first > 0 else 0.0
     value = float(rows.mean() - 2 * across.mean() + reference.within)
     return Estimate.of(value, 2 * shrunk * influence, weights)
 

@@ -74,7 +74,8 @@ class Extractor:
         """
         if batch_size < 1 or not len(images):
             raise ValueError(f"there must be images and a batch size of at least 1, got {len(images)} and {batch_size}")
-        found = [self._batch(torch.as_tensor(images[i : i + batch_size])) for i in range(0, len(images), batch_size)]
+        # An array is copied: torch warns of those that cannot be written to, as data sets are.
+        found = [self._batch(_as_tensor(images[i : i + batch_size])) for i in range(0, len(images), batch_size)]
         return np.concatenate(found).astype(np.float64)
 
     def _batch(self, images: Tensor) -> NDArray[np.float32]:
@@ -83,10 +84,17 @@ class Extractor:
             pixels = to_bytes(pixels)
         if pixels.dtype is torch.uint8:
             pixels = pixels.to(torch.float32).div(127.5).sub(1)
-        features = self.extract(pixels.to(self.device))
+        features = self.extract(pixels.to(self.device, torch.float32))
         if features.ndim != 2 or len(features) != len(images):
             raise ValueError(f"extract must return (B, d) for B = {len(images)}, got shape {tuple(features.shape)}")
         return features.to("cpu", torch.float32).numpy()
+
+    def count_classes(self, features: FloatArray) -> NDArray[np.int64]:
+        """(K,): how many images there are of each class; empty where the extractor knows none."""
+        if self.classify is None:
+            return np.zeros(0, dtype=np.int64)
+        count = self.classify(torch.zeros(1, features.shape[1], device=self.device)).shape[1]
+        return np.bincount(self.classes(features), minlength=count)
 
     @torch.no_grad()
     def classes(self, features: FloatArray) -> NDArray[np.int64]:
@@ -100,3 +108,7 @@ class Extractor:
         scores = self.classify(torch.as_tensor(features, dtype=torch.float32, device=self.device))
         found: NDArray[np.int64] = scores.argmax(dim=1).cpu().numpy()
         return found
+
+
+def _as_tensor(images: Tensor | NDArray[np.uint8]) -> Tensor:
+    return images if isinstance(images, Tensor) else torch.from_numpy(images.copy())

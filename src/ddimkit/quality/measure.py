@@ -1,7 +1,7 @@
 """The quality of a set of generated images: every distance to the reference, with what it is relative to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -89,15 +89,13 @@ def judge(features: ArrayLike, seeds: Sequence[int], reference: Reference, extra
     """
     x = as_features(features, len(reference.statistics.mean))
     label = reference.label
-    label.check(Label(label.reference, label.images, extractor.name, extractor.sha256, extractor.rounding))
+    label.check(replace(label, extractor=extractor.name, extractor_sha256=extractor.sha256, rounding=extractor.rounding))
     if len(seeds) != len(x) or len(x) < 5:
         raise ValueError(f"judging takes at least 5 images and a seed for each, got {len(x)} images and {len(seeds)} seeds")
     weights = bootstrap_weights(seeds)
     manifold = min(len(x), len(reference.features))
     found = precision_recall(reference.features[:manifold], x[:manifold])
-    classes = np.zeros(0, dtype=np.int64)
-    if extractor.classify is not None:
-        classes = np.bincount(extractor.classes(x), minlength=len(reference.classes))
+    classes = extractor.count_classes(x)
     return Quality(
         label,
         _ranges(seeds),

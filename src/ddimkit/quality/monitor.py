@@ -1,9 +1,10 @@
 r"""Watching quality in production: do the images drawn today look like those that were approved?
 
-Features of generated images are summed in windows of fixed size. At the end of a window two statistics are compared with what
-windows of approved images give: the Mahalanobis distance of the window's mean, which sees a shift, and the mean Mahalanobis square
-of its images, which sees variety shrink or grow. Their limits are quantiles over windows drawn from the approved images, so that a
-window of unchanged images raises an alarm with a stated probability, whatever the features' distribution.
+Features of generated images are summed in windows of fixed size. At the end of a window three statistics are compared with what
+windows of approved images give: the Mahalanobis distance of the window's mean, which sees a shift; the mean Mahalanobis square of
+its images, which sees variety shrink or grow; and what lies outside the approved images' leading components, which sees features
+that never moved before. Half of the approved images set the measure, windows drawn from the other half the limits, so that a window
+of unchanged images raises an alarm about as often as stated, whatever the features' distribution.
 """
 
 import threading
@@ -25,6 +26,8 @@ _SCHEMA = 1
 _DRAWN_WINDOWS = 4000
 _DRAWN_AT_ONCE = 250
 _KEPT_VARIANCE = 0.99
+_IMAGES_A_COMPONENT = 10
+_ARRAYS = ("mean", "basis", "variances")
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,15 @@ class WindowReport:
     Attributes:
         number: windows before it.
         shift: its mean's Mahalanobis square, times the number of images: large where images have changed.
-        spread: the mean Mahalanobis square of its images, 1 on average for approved images: small where variety is lost.
-        drifted: whether either is outside its limits.
+        spread: the mean Mahalanobis square of its images, near 1 for approved images: small where variety is lost.
+        outside: the mean square of its images' features outside the approved images' leading components.
+        drifted: whether any is outside its limits.
     """
 
     number: int
     shift: float
     spread: float
+    outside: float
     drifted: bool
 
 
@@ -52,67 +57,87 @@ class Limits:
         window: images a window.
         false_alarm: probability that a window of unchanged images raises an alarm.
         approved: number of approved images.
-        mean: (d,) of their features.
-        whiten: (p, d): features less the mean, times this, have mean 0 and covariance the identity.
+        mean: (d,) of the features of half of them.
+        basis: (p, d) orthonormal, their leading principal components.
+        variances: (p,) along these.
         shift: largest allowed shift.
         spread: smallest and largest allowed spread.
+        outside: largest allowed mean square outside the components.
     """
 
     window: int
     false_alarm: float
     approved: int
     mean: FloatArray
-    whiten: FloatArray
+    basis: FloatArray
+    variances: FloatArray
     shift: float
     spread: tuple[float, float]
+    outside: float
 
     @classmethod
     def of(cls, features: FloatArray, *, window: int, false_alarm: float, seed: int = 0) -> "Limits":
-        """The limits that approved images' features (N, d) set.
-
-        Half of the probability of a false alarm goes to the shift, a quarter to either end of the spread.
+        """The limits that approved images' features (N, d) set, each as likely to raise a false alarm as the others.
 
         Raises:
-            ValueError: false_alarm outside (0.001, 0.5), a window below 20, or fewer approved images than four windows.
+            ValueError: false_alarm outside [0.005, 0.5], a window below 20, fewer approved images than four windows, or too few for
+                the features' leading components.
         """
         x = as_features(features)
-        if not 0.001 <= false_alarm <= 0.5:
-            raise ValueError(f"false_alarm must lie in [0.001, 0.5], which drawn windows can tell, got {false_alarm}")
+        if not 0.005 <= false_alarm <= 0.5:
+            raise ValueError(f"false_alarm must lie in [0.005, 0.5], which drawn windows can tell, got {false_alarm}")
         if window < 20 or len(x) < 4 * window:
             raise ValueError(
                 f"a window needs at least 20 images and 4 windows of approved ones, got {window} and {len(x)} approved"
             )
-        statistics = FeatureStatistics.of(x)
-        whiten = _whitening(statistics.covariance)
-        z = (x - statistics.mean) @ whiten.T
-        shifts, spreads = _drawn_windows(z, window, seed)
-        low, high = (float(v) for v in np.quantile(spreads, [false_alarm / 4, 1 - false_alarm / 4]))
-        # Both means are uncertain in use, the window's alone among windows drawn from the approved images; so for the spread.
-        wider = float(np.sqrt(1 + window / len(x)))
-        limit = float(np.quantile(shifts, 1 - false_alarm / 2)) * wider**2
-        return cls(window, false_alarm, len(x), statistics.mean, whiten, limit, (1 - (1 - low) * wider, 1 + (high - 1) * wider))
+        measure = FeatureStatistics.of(x[::2])
+        basis, variances = _components(measure.covariance)
+        if len(x) < 2 * _IMAGES_A_COMPONENT * len(basis):
+            needed = 2 * _IMAGES_A_COMPONENT * len(basis)
+            raise ValueError(f"features of {len(basis)} leading components need at least {needed} approved images, got {len(x)}")
+        z, outside = _measured(x[1::2] - measure.mean, basis, variances)
+        shifts, spreads, outsides = _drawn_windows(z, outside, window, seed)
+        part = _tail(np.stack((-shifts, -spreads, spreads, -outsides)), false_alarm)
+        low, high = (float(v) for v in np.quantile(spreads, [part, 1 - part]))
+        tiny = 1e-9 * float(np.trace(measure.covariance))  # where the components hold everything, what is left is rounding
+        limits = float(np.quantile(shifts, 1 - part)), (low, high), float(np.quantile(outsides, 1 - part)) + tiny
+        return cls(window, false_alarm, len(x), measure.mean, basis, variances, *limits)
 
 
-def _whitening(covariance: FloatArray) -> FloatArray:
-    """(p, d): onto the leading principal components that hold 99 % of the variance, each of variance 1."""
+def _components(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The leading principal components (p, d) that hold 99 % of the variance, and the variances (p,) along them."""
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = values[::-1], vectors[:, ::-1]
     if values[0] <= 0:
         raise ValueError("the approved images all have the same features: there is nothing to compare with")
     kept = int(np.searchsorted(np.cumsum(values) / values.sum(), _KEPT_VARIANCE)) + 1
-    found: FloatArray = (vectors[:, :kept] / np.sqrt(values[:kept])).T
-    return found
+    return np.ascontiguousarray(vectors[:, :kept].T), values[:kept].copy()
 
 
-def _drawn_windows(z: FloatArray, window: int, seed: int) -> tuple[FloatArray, FloatArray]:
-    """Shift and spread of windows drawn from whitened features (N, p) with replacement."""
-    generator, squares = np.random.default_rng(seed), (z**2).mean(axis=1)
-    shifts, spreads = [], []
+def _measured(centred: FloatArray, basis: FloatArray, variances: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Whitened components (N, p) of centred features (N, d), and each row's mean square outside them (N,)."""
+    inside = centred @ basis.T
+    left = (centred - inside @ basis) ** 2
+    return inside / np.sqrt(variances), left.sum(axis=1)
+
+
+def _drawn_windows(z: FloatArray, outside: FloatArray, window: int, seed: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Shift, spread and what is outside, of windows drawn with replacement from measured images."""
+    generator, each = np.random.default_rng(seed), np.column_stack(((z**2).mean(axis=1), outside))
+    shifts, others = [], []
     for _ in range(_DRAWN_WINDOWS // _DRAWN_AT_ONCE):
         counts = generator.multinomial(window, np.full(len(z), 1 / len(z)), size=_DRAWN_AT_ONCE) / window
         shifts.append(window * ((counts @ z) ** 2).sum(axis=1))
-        spreads.append(counts @ squares)
-    return np.concatenate(shifts), np.concatenate(spreads)
+        others.append(counts @ each)
+    spreads, outsides = np.concatenate(others).T
+    return np.concatenate(shifts), spreads, outsides
+
+
+def _tail(statistics: FloatArray, share: float) -> float:
+    """The tail of each statistic (K, W) such that ``share`` of the windows have at least one of them in its lowest tail."""
+    ranks = statistics.argsort(axis=1).argsort(axis=1).min(axis=0)
+    lowest = float(np.quantile(ranks, share))
+    return lowest / len(ranks)
 
 
 class QualityMonitor:
@@ -139,7 +164,7 @@ class QualityMonitor:
         self.extractor, self.limits = extractor, limits
         self._lock = threading.Lock()
         self._total = FeatureStatistics.empty(len(limits.mean))
-        self._sum, self._squares, self._filled = np.zeros(len(limits.whiten)), 0.0, 0
+        self._sum, self._squares, self._outside, self._filled = np.zeros(len(limits.basis)), 0.0, 0.0, 0
         self._windows, self._alarms = 0, 0
         self._last: WindowReport | None = None
 
@@ -151,7 +176,8 @@ class QualityMonitor:
 
         Args:
             extractor: images to features.
-            images: generated images of the quality that is wanted, at least four windows of them.
+            images: generated images of the quality that is wanted, at least four windows of them, and twenty for each leading
+                component of their features.
             window: images a window: more see smaller changes, later.
             false_alarm: probability that a window of unchanged images raises an alarm.
 
@@ -165,22 +191,25 @@ class QualityMonitor:
         features = self.extractor(images)
         with self._lock:
             self._total = self._total.merge(FeatureStatistics.of(features))
-            rest, reports = (features - self.limits.mean) @ self.limits.whiten.T, list[WindowReport]()
+            limits, reports = self.limits, list[WindowReport]()
+            rest = np.column_stack(_measured(features - limits.mean, limits.basis, limits.variances))
             while len(rest):
-                taken, rest = np.split(rest, [self.limits.window - self._filled])
-                self._sum = self._sum + taken.sum(axis=0)
-                self._squares += float((taken**2).mean(axis=1).sum())
+                taken, rest = np.split(rest, [limits.window - self._filled])
+                self._sum = self._sum + taken[:, :-1].sum(axis=0)
+                self._squares += float((taken[:, :-1] ** 2).mean(axis=1).sum())
+                self._outside += float(taken[:, -1].sum())
                 self._filled += len(taken)
-                if self._filled == self.limits.window:
+                if self._filled == limits.window:
                     reports.append(self._finish())
             return reports
 
     def _finish(self) -> WindowReport:
         """Judge the full window and begin the next."""
-        n, (low, high) = self._filled, self.limits.spread
-        shift, spread = float(self._sum @ self._sum) / n, self._squares / n
-        report = WindowReport(self._windows, shift, spread, shift > self.limits.shift or not low <= spread <= high)
-        self._sum, self._squares, self._filled = np.zeros_like(self._sum), 0.0, 0
+        n, limits = self._filled, self.limits
+        shift, spread, outside = float(self._sum @ self._sum) / n, self._squares / n, self._outside / n
+        inside = shift <= limits.shift and limits.spread[0] <= spread <= limits.spread[1] and outside <= limits.outside
+        report = WindowReport(self._windows, shift, spread, outside, not inside)
+        self._sum, self._squares, self._outside, self._filled = np.zeros_like(self._sum), 0.0, 0.0, 0
         self._windows, self._alarms, self._last = self._windows + 1, self._alarms + report.drifted, report
         return report
 
@@ -204,12 +233,14 @@ class QualityMonitor:
                 "spread": None if last is None else last.spread,
                 "spread_low": self.limits.spread[0],
                 "spread_high": self.limits.spread[1],
+                "outside": None if last is None else last.outside,
+                "outside_limit": self.limits.outside,
             }
 
     def state(self) -> dict[str, Any]:
         """Everything but the extractor, as plain JSON values."""
         with self._lock:
-            limits = asdict(self.limits) | {"mean": self.limits.mean.tolist(), "whiten": self.limits.whiten.tolist()}
+            limits = asdict(self.limits) | {name: getattr(self.limits, name).tolist() for name in _ARRAYS}
             total = {"count": self._total.count, "mean": self._total.mean.tolist(), "scatter": self._total.scatter.tolist()}
             return {
                 "schema_version": _SCHEMA,
@@ -217,7 +248,12 @@ class QualityMonitor:
                 "rounding": self.extractor.rounding,
                 "limits": limits,
                 "total": total,
-                "window": {"sum": self._sum.tolist(), "squares": self._squares, "filled": self._filled},
+                "window": {
+                    "sum": self._sum.tolist(),
+                    "squares": self._squares,
+                    "outside": self._outside,
+                    "filled": self._filled,
+                },
                 "windows": self._windows,
                 "alarms": self._alarms,
                 "last": None if self._last is None else asdict(self._last),
@@ -239,13 +275,16 @@ class QualityMonitor:
                 )
             limits: dict[str, Any] = dict(state["limits"])
             total, window = state["total"], state["window"]
-            limits |= {key: np.asarray(limits[key], dtype=np.float64) for key in ("mean", "whiten")}
+            limits |= {name: np.asarray(limits[name], dtype=np.float64) for name in _ARRAYS}
             limits["spread"] = tuple(limits["spread"])
             monitor = cls(extractor, Limits(**limits))
             monitor._total = FeatureStatistics(total["count"], np.asarray(total["mean"]), np.asarray(total["scatter"]))
-            monitor._sum, monitor._squares, monitor._filled = np.asarray(window["sum"]), window["squares"], window["filled"]
-            monitor._windows, monitor._alarms = state["windows"], state["alarms"]
+            monitor._sum, monitor._squares, monitor._outside = np.asarray(window["sum"]), window["squares"], window["outside"]
+            monitor._filled, monitor._windows, monitor._alarms = window["filled"], state["windows"], state["alarms"]
             monitor._last = None if state["last"] is None else WindowReport(**state["last"])
-        except (KeyError, TypeError, ValueError) as error:
+            components, width = monitor.limits.basis.shape
+            if (len(monitor._sum), len(monitor._total.mean)) != (components, width) or not 0 <= window["filled"] < limits["window"]:
+                raise ValueError("its parts do not fit one another")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DDIMKitError(f"this is no state of a monitor: {type(error).__name__} {error}") from error
         return monitor

@@ -1,5 +1,6 @@
 r"""What generated images are compared with: a split of real images, seen through one extractor."""
 
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class Label:
     Attributes:
         reference: the real images, as in ``"mnist test"``.
         images: how many there are.
+        statistics_sha256: hash of their features' mean and scatter.
         extractor: name of the feature network.
         extractor_sha256: hash of its weights.
         rounding: what was done to the pixels first.
@@ -33,6 +35,7 @@ class Label:
 
     reference: str
     images: int
+    statistics_sha256: str
     extractor: str
     extractor_sha256: str
     rounding: Rounding
@@ -53,7 +56,7 @@ class Reference:
         label: which images, through which extractor.
         statistics: of all features.
         kernel: of all features; None where they are too wide for it.
-        features: (M, d) of the first M images, for precision and recall.
+        features: (M, d) of M images spread evenly over the split, for precision and recall.
         classes: (K,) how many images the extractor sees in each class; empty where it knows none.
     """
 
@@ -74,9 +77,11 @@ class Reference:
             kept: how many rows are kept for precision and recall.
         """
         x = as_features(features)
-        classes = np.zeros(0, dtype=np.int64) if extractor.classify is None else np.bincount(extractor.classes(x))
-        label = Label(name, len(x), extractor.name, extractor.sha256, extractor.rounding)
-        return cls(label, FeatureStatistics.of(x), KernelStatistics.of(x), x[:kept], classes)
+        statistics = FeatureStatistics.of(x)
+        sha256 = hashlib.sha256(statistics.mean.tobytes() + statistics.scatter.tobytes()).hexdigest()
+        label = Label(name, len(x), sha256, extractor.name, extractor.sha256, extractor.rounding)
+        spread = np.linspace(0, len(x) - 1, min(kept, len(x))).astype(np.int64)
+        return cls(label, statistics, KernelStatistics.of(x), x[spread], extractor.count_classes(x))
 
     def save(self, path: Path) -> str:
         """Write as safetensors, the kept features in float16; returns the file's SHA-256."""
@@ -103,8 +108,8 @@ class Reference:
         try:
             arrays = {name: value.numpy() for name, value in file.tensors.items()}
             label = Label(**file.settings["label"])
-            statistics = FeatureStatistics(float(label.images), arrays["mean"], arrays["scatter"])
+            statistics = FeatureStatistics(label.images, arrays["mean"], arrays["scatter"])
             kernel = KernelStatistics(label.images, arrays["third"], float(arrays["own"][0]))
             return cls(label, statistics, kernel, arrays["features"].astype(np.float64), arrays["classes"])
-        except (KeyError, TypeError) as error:
+        except (IndexError, KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{path} is no reference that this version can read: {error}") from error

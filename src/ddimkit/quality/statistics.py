@@ -36,44 +36,34 @@ def as_features(features: ArrayLike, width: int | None = None) -> FloatArray:
     return x
 
 
-def as_weights(weights: ArrayLike | None, count: int) -> FloatArray:
-    """Weights (N,), at least 0; all 1 if None."""
-    w = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
-    if w.shape != (count,) or (count and not (np.isfinite(w).all() and w.min() >= 0)):
-        raise ValueError(f"weights must be {count} numbers at least 0, got shape {w.shape}")
-    return w
-
-
 @dataclass(frozen=True, eq=False)
 class FeatureStatistics:
     r"""Count n, mean and scatter :math:`\sum_i (x_i - \mu)(x_i - \mu)^T` of features.
 
     Attributes:
-        count: number of images (the sum of weights where they were weighted).
+        count: number of images.
         mean: (d,) float64.
         scatter: (d, d) float64.
     """
 
-    count: float
+    count: int
     mean: FloatArray
     scatter: FloatArray
 
     @classmethod
-    def of(cls, features: ArrayLike, weights: ArrayLike | None = None) -> "FeatureStatistics":
-        """The statistics of features (N, d), each row counted ``weights[i]`` times (once by default)."""
+    def of(cls, features: ArrayLike) -> "FeatureStatistics":
+        """The statistics of features (N, d)."""
         x = as_features(features)
-        w = as_weights(weights, len(x))
-        count = float(w.sum())
-        if count == 0:
+        if not len(x):
             return cls.empty(x.shape[1])
-        mean = w @ x / count
+        mean = x.mean(axis=0)
         centred = x - mean
-        return cls(count, mean, (centred * w[:, None]).T @ centred)
+        return cls(len(x), mean, centred.T @ centred)
 
     @classmethod
     def empty(cls, width: int) -> "FeatureStatistics":
         """The statistics of no features of a width."""
-        return cls(0.0, np.zeros(width), np.zeros((width, width)))
+        return cls(0, np.zeros(width), np.zeros((width, width)))
 
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
         """The statistics of both sets together, whichever process or batch each came from.
@@ -97,7 +87,7 @@ class FeatureStatistics:
             ValueError: fewer than two images.
         """
         if self.count <= 1:
-            raise ValueError(f"a covariance needs at least 2 images, got {self.count:g}")
+            raise ValueError(f"a covariance needs at least 2 images, got {self.count}")
         return self.scatter / (self.count - 1)
 
     @cached_property

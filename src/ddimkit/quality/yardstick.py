@@ -110,7 +110,7 @@ def read_yardstick(name: str, folder: Path, split: Split = "test", hashes: Mappi
         if saved["schema_version"] != _SCHEMA:
             raise ValueError(f"schema {saved['schema_version']}, this version reads {_SCHEMA}")
         floor, noise = (Quality.from_dict(saved[end]) for end in ("floor", "noise"))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{scale} is no scale that this version can read: {error}") from error
     floor.label.check(real.label)
     return Yardstick(extractor, real, floor, noise)

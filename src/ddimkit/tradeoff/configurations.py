@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.samplers import DDPMSampler
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import NoiseSchedule
 from ddimkit.tradeoff.results import label
 
-__all__ = ["KEPT", "LONG", "Configuration", "SamplerMaker", "configurations", "sigma_hat"]
+__all__ = ["KEPT", "LONG", "Configuration", "SamplerMaker", "configurations", "model_code", "sigma_hat"]
 
 SamplerMaker = Callable[..., PlanSampler]
 """A sampler class, or any function of its schedule and keywords."""
@@ -77,3 +79,14 @@ def configurations(
     if len(set(labels)) < len(labels):
         raise ValueError(f"a configuration is asked for twice: {sorted(labels)}")
     return made[:1] + [c for c in made[1:] if c.label != made[0].label]
+
+
+def model_code(bundle: ModelBundle) -> str:
+    """What tells one function from another, as far as Python can: its name and source."""
+    if isinstance(bundle.model, torch.nn.Module):
+        return type(bundle.model).__qualname__
+    kind = bundle.model if inspect.isroutine(bundle.model) else type(bundle.model)
+    try:
+        return f"{kind.__qualname__}: {inspect.getsource(kind)}"
+    except (OSError, TypeError):
+        return kind.__qualname__

@@ -7,6 +7,7 @@ of the pairs has to agree as well.
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from statistics import median
 
 from ddimkit.tradeoff.results import TradeoffCurve
@@ -31,6 +32,8 @@ def eta_cost(curve: TradeoffCurve) -> str | None:
     verdict = "costs no time that these runs can tell from chance"
     if interval[0] > 1 and dearer >= _MAJORITY * len(ratios):
         verdict = "costs time" if middle > 1 + _CLOSE else "costs hardly any time"
+    elif interval[0] > 1:
+        verdict = "seems to cost time, though not in a clear majority of the pairs"
     pairs = f"of {len(ratios)} pairs of runs in one round it took longer in {dearer}"
     return (
         f"Noise (eta above 0) {verdict}: {pairs}, and the median ratio to eta 0 is {middle:.3f} "
@@ -56,7 +59,8 @@ def median_interval(values: Sequence[float], confidence: float = _CONFIDENCE) ->
     below k with a probability of at most ``(1 - confidence) / 2``.
     """
     n, k, below = len(values), 0, 0
-    while k < n and 2 * (below + math.comb(n, k)) <= (1 - confidence) * 2**n:
+    outside = Fraction(str(1 - confidence)).limit_denominator(10**6)  # floats end at 2^1024
+    while k < n and 2 * (below + math.comb(n, k)) <= outside * 2**n:
         below += math.comb(n, k)
         k += 1
     if k == 0:

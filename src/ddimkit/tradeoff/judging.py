@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from ddimkit.quality.measure import Quality
 from ddimkit.quality.yardstick import Yardstick
 from ddimkit.sampling import PlanSampler
 from ddimkit.tensorfile import read_tensors, write_tensors
-from ddimkit.tradeoff.configurations import KEPT, Configuration
+from ddimkit.tradeoff.configurations import KEPT, Configuration, model_code
 from ddimkit.tradeoff.results import TradeoffCurve
 
 __all__ = ["DRAWN", "Drawn", "Judged", "Judging", "SampleCounts", "draw"]
@@ -90,13 +89,15 @@ class Judging:
         yardstick: what images are judged with.
         counts: how many images; None for as many as the time allows, none of them of more than 100 steps.
         study: an earlier curve of the same model, whose figures stand for configurations that are not drawn.
-        budget_seconds: the time that ``counts=None`` fills.
+        budget_seconds: the time that ``counts=None`` fills, at the pace of the timed runs.
+        batch: images drawn at once; None for 64 on the CPU and 1000 elsewhere.
     """
 
     yardstick: Yardstick
     counts: SampleCounts | None = None
     study: TradeoffCurve | None = None
     budget_seconds: float = 200.0
+    batch: int | None = None
 
     def run(
         self,
@@ -126,12 +127,18 @@ class Judging:
                 found[c.label] = self.from_study(c, bundle)
                 continue
 
-            def report(images: int, c: Configuration = c, before: int = done) -> None:
+            said = list[int]()
+
+            def report(images: int, c: Configuration = c, before: int = done, said: list[int] = said) -> None:
+                said.append(images)
                 progress(before + images * c.sampler.nfe, total, f"images of {c.label}")
 
             path = None if folder is None else folder / DRAWN / f"{c.label.replace(' ', '-')}.safetensors"
-            drawn = draw(c.sampler, bundle, wanted[c.label], self.yardstick, device=device, path=path, progress=report)
-            progress(done + wanted[c.label] * c.sampler.nfe, total, f"{KEPT}: images of {c.label}")
+            drawn = draw(
+                c.sampler, bundle, wanted[c.label], self.yardstick, device=device, batch=self.batch, path=path, progress=report
+            )
+            if not said:
+                progress(done + wanted[c.label] * c.sampler.nfe, total, f"{KEPT}: images of {c.label}")
             quality = self.yardstick.judge_features(drawn.features.numpy(), range(wanted[c.label]))
             found[c.label] = Judged(quality, "this run")
             done += c.sampler.nfe * wanted[c.label]
@@ -144,17 +151,15 @@ class Judging:
         return SampleCounts(min(2000, max(64, fitting)))
 
     def from_study(self, c: Configuration, bundle: ModelBundle) -> Judged:
-        """The figures of an earlier study for the same weights, timesteps and measure."""
-        study = self.study
+        """The figures of an earlier study for the same weights, sampler, settings and measure."""
+        study, wanted = self.study, json.loads(json.dumps(c.sampler.record()))
         if study is None or study.model["weights_sha256"] != bundle.weights_sha256():
             return Judged(None, "not drawn, and there is no study of this model: take --full")
         for known in study.configurations:
-            if (
-                known.key == (c.name, c.steps, c.eta)
-                and known.timesteps == tuple(c.sampler.timesteps)
-                and known.quality is not None
-            ):
-                known.quality.label.check(self.yardstick.reference.label)
+            same = all(known.record[part] == wanted[part] for part in ("sampler", "settings", "schedule", "noise"))
+            if same and known.quality is not None:
+                if known.quality.label != self.yardstick.reference.label:
+                    return Judged(None, "not drawn, and the study of this model used another measure: take --full")
                 return Judged(known.quality, f"the study on {study.machine.get('gpu') or study.machine['processor']}")
         return Judged(None, "not drawn, and not in the study of this model: take --full")
 
@@ -183,6 +188,7 @@ def draw(
     yardstick: Yardstick,
     *,
     device: torch.device,
+    batch: int | None = None,
     path: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Drawn:
@@ -194,19 +200,23 @@ def draw(
         count: how many.
         yardstick: whose extractor makes the features.
         device: where the model is.
+        batch: images drawn at once; None for 64 on the CPU and 1000 elsewhere.
         path: file that keeps what is drawn; more images than asked for stay in it. None keeps nothing.
         progress: called before each batch with the number of images drawn so far, kept ones included.
 
     Raises:
+        ValueError: a batch below 1.
         DDIMKitError: the file is damaged, or of another model, sampler or extractor.
     """
     identity = _identity(sampler, bundle, yardstick)
     drawn, saved, progress = _kept(path, identity), time.monotonic(), progress or _silent
-    batch = _BATCH.get(device.type, _BATCH_DEVICE)
+    batch = _BATCH.get(device.type, _BATCH_DEVICE) if batch is None else batch
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
     while drawn is None or len(drawn.features) < count:
         have = 0 if drawn is None else len(drawn.features)
         progress(have)
-        drawn = _more(drawn, sampler, bundle, range(have, min(count, have + batch)), yardstick)
+        drawn = _more(drawn, sampler, bundle, range(have, min(count, have + batch)), yardstick, device)
         done = len(drawn.features) >= count
         if path is not None and (done or time.monotonic() - saved > _SAVE_EVERY_SECONDS):
             _keep(drawn, path, identity)
@@ -218,9 +228,12 @@ def _silent(done: int) -> None:
     del done
 
 
-def _more(drawn: Drawn | None, sampler: PlanSampler, bundle: ModelBundle, seeds: range, yardstick: Yardstick) -> Drawn:
-    images = to_bytes(sampler.sample(bundle.model, (len(seeds), *bundle.sample_shape), seed=seeds.start)).cpu()
-    features = torch.from_numpy(yardstick.extractor(images)).to(torch.float32)
+def _more(
+    drawn: Drawn | None, sampler: PlanSampler, bundle: ModelBundle, seeds: range, yardstick: Yardstick, device: torch.device
+) -> Drawn:
+    made = sampler.sample(bundle.model, (len(seeds), *bundle.sample_shape), seed=seeds.start, device=device)
+    features = torch.from_numpy(yardstick.extractor(made)).to(torch.float32)
+    images = to_bytes(made[:_IMAGES]).cpu()
     if drawn is None:
         return Drawn(features, images[:_IMAGES])
     kept = drawn.images if len(drawn.images) >= _IMAGES else torch.cat((drawn.images, images))[:_IMAGES]
@@ -229,10 +242,10 @@ def _more(drawn: Drawn | None, sampler: PlanSampler, bundle: ModelBundle, seeds:
 
 def _identity(sampler: PlanSampler, bundle: ModelBundle, yardstick: Yardstick) -> str:
     """What decides every image and feature."""
-    plain: dict[str, Any] = sampler.plan().to_dict()
-    parts = [plain, bundle.weights_sha256(), bundle.name, bundle.prediction, repr(sampler.clip), bundle.schedule.sha256]
-    extractor = yardstick.extractor
-    return hashlib.sha256(json.dumps([*parts, extractor.sha256, extractor.rounding]).encode()).hexdigest()
+    record, extractor = sampler.record(), yardstick.extractor
+    parts = [sampler.plan().to_dict(), *(record[part] for part in ("sampler", "settings", "schedule", "noise"))]
+    parts += [bundle.weights_sha256(), model_code(bundle), bundle.sample_shape, extractor.sha256, extractor.rounding]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _keep(drawn: Drawn, path: Path, identity: str) -> None:

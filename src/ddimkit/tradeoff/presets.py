@@ -7,7 +7,7 @@ from ddimkit.models.bundle import ModelBundle, PresetName
 from ddimkit.samplers import DDIMSampler
 from ddimkit.sampling import PlanSampler
 from ddimkit.tradeoff.configurations import SamplerMaker, sigma_hat
-from ddimkit.tradeoff.recommend import Recommendation, Verdict, recommend, recommendations
+from ddimkit.tradeoff.recommend import Recommendation, Verdict, best_of, recommendations
 from ddimkit.tradeoff.results import TradeoffCurve
 from ddimkit.tradeoff.studies import find_study
 
@@ -48,11 +48,16 @@ def preset(name: PresetName, *, model: ModelBundle) -> PlanSampler:
 
     Raises:
         ValueError: no preset has this name.
+        TypeError: the model is no ModelBundle.
 
     >>> from ddimkit import load_pretrained, preset
     >>> preset("research", model=load_pretrained("mnist")).nfe
     1000
     """
+    if not isinstance(model, ModelBundle):
+        raise TypeError(
+            f"model must be a ModelBundle, as in preset(name, model=load_pretrained('mnist')), got {type(model).__name__}"
+        )
     known = choices(model)
     wanted = _ALIASES.get(name, name)
     if wanted not in known:
@@ -81,8 +86,8 @@ def from_study(study: TradeoffCurve) -> dict[str, Choice]:
     if not known:
         raise DDIMKitError("the study judged no sampler that a preset can be made of")
     made = {name: _fewest(name, known, share) for name, share in _KEPT.items()}
-    best = recommend(study) if any(r.steps is not None for r in known) else None
-    made["production"] = _closest("production", known) if best is None or best.steps is None else _recommended(best, best.steps)
+    best = best_of(known)
+    made["production"] = _closest("production", known) if best.steps is None else _recommended(best, best.steps)
     finest = max(known, key=lambda r: r.verdicts[0].steps)
     why = f"{finest.verdicts[0].label}, the most steps of the study"
     made["research"] = Choice("research", finest.sampler, finest.verdicts[0].steps, finest.eta, why)

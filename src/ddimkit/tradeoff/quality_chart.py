@@ -26,14 +26,24 @@ def draw_quality(curve: TradeoffCurve, path: Path) -> Path:
     _draw_level(axes, curve)
     steps = sorted({c.nfe for line in shown for c in line})
     axes.set_xscale("log")
-    axes.set_yscale("log")
+    low, linear = _linear_part([c for line in shown for c in line])
+    if low > 0:
+        axes.set_yscale("log")
+    else:
+        axes.set_yscale("symlog", linthresh=linear)
     axes.set_xticks(steps, [str(s) for s in steps])
     axes.minorticks_off()
     axes.set_xlabel("steps (model calls)")
-    axes.set_ylabel("kernel distance to real images (log scale)")
+    axes.set_ylabel(f"kernel distance to real images (log scale{'' if low > 0 else f', linear below {linear:.1g}'})")
     axes.set_title(f"Quality against steps: {curve.model['name']}, {place(curve)}", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
     return save_figure(figure, path)
+
+
+def _linear_part(shown: list[ConfigurationResult]) -> tuple[float, float]:
+    """The lowest end of an interval, and the smallest half-width of one: below it an axis that must show 0 is linear."""
+    intervals = [c.quality.kernel.interval() for c in shown if c.quality is not None]
+    return min(low for low, _ in intervals), max(1e-6, min(high - low for low, high in intervals) / 2)
 
 
 def _draw_line(axes: Axes, line: list[ConfigurationResult], index: int, count: int) -> None:

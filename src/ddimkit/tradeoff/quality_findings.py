@@ -1,7 +1,7 @@
 """What a curve says of quality, in sentences computed from its numbers; every one can come out either way."""
 
+import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 from ddimkit.quality.measure import difference
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
@@ -61,15 +61,19 @@ def _beside_baseline(curve: TradeoffCurve, line: Sequence[ConfigurationResult]) 
 
 
 def _more_steps(line: Sequence[ConfigurationResult]) -> str | None:
-    """Where a finer neighbour is clearly further from the real images."""
+    """Where some smaller count is clearly closer to the real images: the closest of them is named."""
     against = []
-    for more, fewer in pairwise(line):
-        assert more.quality is not None
-        assert fewer.quality is not None
-        apart = difference(more.quality, fewer.quality)
-        if apart.interval()[0] > 0:
-            against.append(f"{more.steps} steps are worse than {fewer.steps} by {apart.value:.2g}")
+    for i, more in enumerate(line):
+        fewer = min(line[i + 1 :], key=_kernel, default=None)
+        if fewer is not None and more.quality is not None and fewer.quality is not None:
+            apart = difference(more.quality, fewer.quality)
+            if apart.interval()[0] > 0:
+                against.append(f"{more.steps} steps are worse than {fewer.steps} by {apart.value:.2g}")
     return f"More steps are not better everywhere for {_name(line)}: {'; '.join(against)}." if against else None
+
+
+def _kernel(c: ConfigurationResult) -> float:
+    return math.inf if c.quality is None else c.quality.kernel.value
 
 
 def _etas(lines: Sequence[Sequence[ConfigurationResult]]) -> str | None:
@@ -98,7 +102,4 @@ def _narrower(curve: TradeoffCurve) -> str:
     widths = {c.label: (c.quality.kernel.interval()[1] - c.quality.kernel.interval()[0]) / 2 for c in judged if c.quality}
     widest = max(widths, key=lambda name: widths[name])
     count = next(c.quality.count for c in judged if c.label == widest and c.quality)
-    return (
-        f"The widest interval is {widest}'s, ±{widths[widest]:.2g} from {count:,} images; four times as many would halve it. "
-        "Differences are judged by paired intervals, which are narrower."
-    )
+    return f"The widest interval is {widest}'s, ±{widths[widest]:.2g} from {count:,} images; four times as many would halve it."

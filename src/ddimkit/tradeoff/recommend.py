@@ -15,7 +15,7 @@ from ddimkit.quality.measure import Distance, Quality, difference
 from ddimkit.tradeoff.findings import lines
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
 
-__all__ = ["Recommendation", "Verdict", "quality_kept", "recommend", "recommendations"]
+__all__ = ["Recommendation", "Verdict", "best_of", "quality_kept", "recommend", "recommendations"]
 
 _START = 100
 _ENOUGH = 0.8
@@ -84,9 +84,10 @@ def quality_kept(distance: float, baseline: float, floor: float, margin: float) 
         distance: D.
         baseline: D₀.
         floor: F, other real images' distance.
-        margin: ε > 0, half the width of the floor's interval.
+        margin: ε, half the width of the floor's interval.
     """
-    return (max(baseline - floor, 0.0) + margin) / (max(distance - floor, 0.0) + margin)
+    whole, here = max(baseline - floor, 0.0) + margin, max(distance - floor, 0.0) + margin
+    return whole / here if here else 1.0
 
 
 def recommend(
@@ -122,7 +123,12 @@ def recommend(
     ]
     if not found:
         raise ValueError(f"nothing judged to recommend from: sampler {sampler!r}, eta {eta!r}")
-    return min(found, key=lambda r: (r.bare or math.inf, r.verdicts[-1].excess))
+    return best_of(found)
+
+
+def best_of(found: Sequence[Recommendation]) -> Recommendation:
+    """The recommendation with the fewest steps, of equals the one closer to the real images; where none has any, the closest."""
+    return min(found, key=lambda r: (r.bare or math.inf, min(v.excess for v in r.verdicts if r.bare in (None, v.steps))))
 
 
 def recommendations(
@@ -201,11 +207,14 @@ def _reasons(
     allowed: float,
     curve: TradeoffCurve,
 ) -> list[str]:
-    base, share = curve.baseline.label, f"{tolerance:.0%}"
-    said = [f"The tolerance allows {allowed:.3g} more than {base}, {share} of its distance above the floor."]
+    base, share = curve.baseline.label, f"{100 * tolerance:.3g} %"
+    said = [
+        f"The tolerance allows {allowed:.3g} more than {base}, {share} of its distance above the floor and the floor's interval."
+    ]
     if last is not None:
         v = verdicts[last]
-        said.append(f"{v.label} is within it: {_excess(v)}. With a buffer of {buffer:.0%} that is {steps} steps.")
+        said.append(f"{v.label} is within it: {_excess(v)}. With a buffer of {100 * buffer:.3g} % that is {steps} steps.")
+        said += [f"{w.label} is worse: {_excess(w)}." for w in verdicts[:last] if w.verdict == "worse"]
         said += [f"{v.label} is {_word(v)}: {_excess(v)}.{_more(v, allowed, curve)}" for v in verdicts[last + 1 : last + 2]]
     elif all(v.verdict == "worse" for v in verdicts):
         best = min(verdicts, key=lambda v: v.excess)
@@ -214,7 +223,7 @@ def _reasons(
         unsure = min((v for v in verdicts if v.verdict == "cannot tell"), key=lambda v: v.excess)
         said.append(f"These samples cannot tell: {unsure.label} is at {_excess(unsure)}.{_more(unsure, allowed, curve)}")
     point = "No step count keeps" if balanced is None else f"{balanced} steps are the fewest that keep"
-    return [*said, f"{point} {_ENOUGH:.0%} of the baseline's quality."]
+    return [*said, f"{point} {_ENOUGH:.0%} of the baseline's quality, by the figures without their intervals."]
 
 
 def _excess(v: Verdict) -> str:
@@ -228,10 +237,11 @@ def _word(v: Verdict) -> str:
 
 
 def _more(v: Verdict, allowed: float, curve: TradeoffCurve) -> str:
-    """How many samples would settle it, the interval narrowing with their root."""
+    """How many samples would settle it if the figure stays and every interval narrows with their root."""
     if v.verdict != "cannot tell":
         return ""
     counts = [c.quality.count for c in curve.configurations if c.label == v.label and c.quality is not None]
     low, high = v.interval
     away = abs(allowed - v.excess) or (high - low) / 4
-    return f" Take more samples: about {math.ceil(counts[0] * max(1.0, (high - low) / 2 / away) ** 2):,} would tell."
+    needed = math.ceil(counts[0] * max(1.0, (high - low) / 2 / away) ** 2)
+    return f" Take more samples: about {needed:,}, of the baseline too, would tell if the figure stays."

@@ -106,12 +106,13 @@ def _quality(curve: TradeoffCurve) -> list[str]:
     if not judged or judged[0].quality is None:
         return ["Quality is not judged here: no distance to real data has been measured in this run. Look at the samples.", ""]
     label = judged[0].quality.label
+    pixels = "pixels not rounded" if label.rounding == "none" else "pixels rounded to 256 values"
     ends = [(name, end) for name, end in (("real images (floor)", curve.floor), ("noise", curve.noise)) if end is not None]
     return [
         "## Quality",
         "",
         f"Distances to the {label.images:,} images of {label.reference}, through the feature network {label.extractor!r} "
-        f"(SHA-256 {label.extractor_sha256[:12]}…), pixels rounded to {label.rounding}. The kernel distance is unbiased, its 95 % "
+        f"(SHA-256 {label.extractor_sha256[:12]}…), {pixels}. The kernel distance is unbiased, its 95 % "
         "intervals are a bootstrap's, paired by seeds; the Fréchet distance falls with the number of images, and is comparable at "
         "equal numbers only, as are precision and recall. Same-seed distance: from what the sampler draws in the most steps.",
         "",

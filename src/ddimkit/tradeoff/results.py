@@ -171,7 +171,7 @@ class TradeoffCurve:
                 raise ValueError("it has no baseline, or several")
             floor, noise = _quality(saved.get("floor")), _quality(saved.get("noise"))
             return cls(saved["model"], saved["machine"], saved["versions"], saved["settings"], results, floor, noise)
-        except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
             raise DDIMKitError(f"{path} is not the results.json of a sweep: {type(error).__name__} {error}") from error
 
 

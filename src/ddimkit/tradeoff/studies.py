@@ -1,9 +1,11 @@
 """Committed studies: curves with the quality of very many images, for the very models that are bundled."""
 
+import json
 from functools import cache
 from pathlib import Path
 
 from ddimkit.models.bundle import ModelBundle
+from ddimkit.samplers import DDPMSampler
 from ddimkit.tradeoff.results import TradeoffCurve
 
 __all__ = ["find_study"]
@@ -17,6 +19,14 @@ def _studies() -> tuple[TradeoffCurve, ...]:
 
 
 def find_study(bundle: ModelBundle) -> TradeoffCurve | None:
-    """The study of a model's very weights; None if there is none."""
+    """The study of a model's very weights, with the same schedule, prediction and clip; None if there is none."""
     weights = bundle.weights_sha256()
-    return next((study for study in _studies() if weights is not None and study.model["weights_sha256"] == weights), None)
+    if weights is None:
+        return None
+    baseline = bundle.sampler(DDPMSampler, steps=bundle.schedule.num_timesteps).record()
+    wanted = json.loads(json.dumps([baseline["settings"], baseline["schedule"]]))
+    for study in _studies():
+        record = study.baseline.record
+        if study.model["weights_sha256"] == weights and [record["settings"], record["schedule"]] == wanted:
+            return study
+    return None

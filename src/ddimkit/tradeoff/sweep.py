@@ -8,7 +8,6 @@ Every finished unit is kept in the output folder, and a later call goes on from 
 """
 
 import hashlib
-import inspect
 import json
 import operator
 import zipfile
@@ -28,8 +27,8 @@ from ddimkit.loop import check_device
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.quality.measure import same_seed_distance
 from ddimkit.samplers import DDIMSampler
-from ddimkit.tradeoff.configurations import KEPT, LONG, Configuration, SamplerMaker, configurations
-from ddimkit.tradeoff.judging import DRAWN, Judged, Judging
+from ddimkit.tradeoff.configurations import KEPT, LONG, Configuration, SamplerMaker, configurations, model_code
+from ddimkit.tradeoff.judging import Judged, Judging
 from ddimkit.tradeoff.results import ConfigurationResult, Spread, TradeoffCurve
 from ddimkit.tradeoff.timing import (
     TimedRun,
@@ -103,9 +102,9 @@ class _Measured:
 
 
 def forget(folder: Path) -> None:
-    """Remove what an unfinished or finished sweep keeps in a folder to go on from; results and pictures stay."""
-    for path in (folder / _STATE, folder / _SAMPLES, *(folder / DRAWN).glob("*.safetensors")):
-        path.unlink(missing_ok=True)
+    """Remove the times a sweep keeps in a folder to go on from; results, pictures and the images drawn to be judged stay."""
+    for name in (_STATE, _SAMPLES):
+        (folder / name).unlink(missing_ok=True)
 
 
 def sweep(
@@ -167,7 +166,7 @@ def sweep(
         "sample_shape": list(bundle.sample_shape),
     }
     planned = [(c.label, c.sampler.record(), c.sampler.plan().to_dict()) for c in made]
-    identity = [_code(bundle), model, machine, versions(), settings, seeds, planned]
+    identity = [model_code(bundle), model, machine, versions(), settings, seeds, planned]
     measured = _Measured.load(hashlib.sha256(json.dumps(identity).encode()).hexdigest(), out)
     _measure(measured, made, bundle, seeds, rounds, device, progress or _silent)
     found: dict[str, Judged] = {}
@@ -189,17 +188,6 @@ def _listed(values: Sequence[T], name: str, kind: Callable[[Any], T]) -> tuple[T
 
 def _silent(done: int, total: int, what: str) -> None:
     del done, total, what
-
-
-def _code(bundle: ModelBundle) -> str:
-    """What tells one function from another, as far as Python can: its name and source."""
-    if isinstance(bundle.model, torch.nn.Module):
-        return type(bundle.model).__qualname__
-    kind = bundle.model if inspect.isroutine(bundle.model) else type(bundle.model)
-    try:
-        return f"{kind.__qualname__}: {inspect.getsource(kind)}"
-    except (OSError, TypeError):
-        return kind.__qualname__
 
 
 def _units(made: list[Configuration], rounds: int) -> list[tuple[int, Configuration, bool]]:
