@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ddimkit import DDIMSampler, NoiseSchedule, UNetConfig, WeightsError
+from ddimkit import DDIMKitError, DDIMSampler, NoiseSchedule, UNetConfig, WeightsError
 from ddimkit.models import data
 from ddimkit.models import train as recipes
 from ddimkit.models.bundle import load_bundle
-from ddimkit.models.train import Recipe, Trainer, train
+from ddimkit.models.train import Recipe, Trainer, check_gradients, train
 from ddimkit.prediction import Prediction, prediction_target, x0_coefficients
 from probes import normal
 from strategies import schedules
@@ -388,3 +388,27 @@ def test_main_hands_on_whether_to_be_fast(
     with pytest.raises(SystemExit, match="no training today"):
         recipes.main()
     assert asked == [expected]
+
+
+def test_gradients_that_vanish_or_differ_stop_fast_training() -> None:
+    """What a compiler got wrong shows in no loss: the gradients themselves are compared."""
+    weights = {"a": torch.nn.Parameter(torch.tensor([1.0, 2.0])), "b": torch.nn.Parameter(torch.tensor([0.1]))}
+
+    def loss(fast: bool, part: float = 1.0, b: float = 1.0) -> Tensor:
+        return (weights["a"] * (part if fast else 1.0)).square().sum() + (weights["b"] * (b if fast else 1.0)).square().sum()
+
+    check_gradients(weights, loss)
+    check_gradients(weights, lambda fast: loss(fast, part=1.05))
+    assert weights["a"].grad is None
+    with pytest.raises(DDIMKitError, match=r"differ by 7\d%"):
+        check_gradients(weights, lambda fast: loss(fast, part=0.5))
+    with pytest.raises(DDIMKitError, match=r"vanish for b: .*--no-fast"):
+        check_gradients(weights, lambda fast: loss(fast, b=0.0))
+
+
+def test_fast_training_begins_with_a_look_at_its_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer()
+    made.fast, made.forward = True, lambda x, t: made.model(x, t).detach() + 0 * made.model.conv_out.bias.sum()
+    with pytest.raises(DDIMKitError, match="vanish"):
+        next(made.run(progress=False))
+    assert made.step == 0

@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from ddimkit.errors import DDIMKitError
 from ddimkit.loop import check_device
 from ddimkit.models.data import DatasetName, load_images
+from ddimkit.models.train import check_gradients
 from ddimkit.quality.features import Extractor
 from ddimkit.quality.network import FeatureNetwork, FeatureNetworkConfig, load_network, save_network
 from ddimkit.quality.reference import Reference
@@ -149,6 +151,9 @@ def _fit(
     batches = len(pixels) // recipe.batch_size
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=batches * recipe.epochs)
     generator = torch.Generator(device).manual_seed(recipe.seed)
+    if fast:
+        first = augment(pixels[: recipe.batch_size].to(torch.float32).div(127.5).sub(1), recipe, generator)
+        check_gradients(dict(network.named_parameters()), lambda quick: _loss(network, forward, first, wanted, recipe, fast=quick))
     loss = torch.tensor(math.nan)
     bar = tqdm(total=batches * recipe.epochs, disable=not progress, unit="step", mininterval=2)
     with bar:
@@ -156,21 +161,29 @@ def _fit(
             order = torch.randperm(len(pixels), generator=generator, device=device)
             for picked in order[: batches * recipe.batch_size].view(batches, recipe.batch_size):
                 x = augment(pixels[picked].to(torch.float32).div_(127.5).sub_(1), recipe, generator)
-                with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-                    scores = network.head(forward(x.contiguous(memory_format=torch.channels_last)))
-                loss = F.cross_entropy(scores.float(), wanted[picked], label_smoothing=recipe.smoothing)
+                loss = _loss(network, forward, x, wanted[picked], recipe, fast=fast)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 schedule.step()
                 average.update_parameters(network)
                 bar.update()
-            if not math.isfinite(float(loss)):
-                raise FloatingPointError(f"the loss is {float(loss)}: lower learning_rate")
-            bar.set_postfix(loss=f"{float(loss):.4f}")
-    found: nn.Module = average.module
-    assert isinstance(found, FeatureNetwork)
-    return found.eval()
+            found = float(loss.detach())
+            if not math.isfinite(found):
+                raise FloatingPointError(f"the loss is {found}: lower learning_rate")
+            bar.set_postfix(loss=f"{found:.4f}")
+    averaged: nn.Module = average.module
+    assert isinstance(averaged, FeatureNetwork)
+    return averaged.eval()
+
+
+def _loss(
+    network: FeatureNetwork, forward: Callable[[Tensor], Tensor], x: Tensor, wanted: Tensor, recipe: FeatureRecipe, *, fast: bool
+) -> Tensor:
+    """Cross-entropy of a batch (B, C, H, W) with its first B labels, compiled and in bfloat16 or plainly."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=fast):
+        scores = network.head((forward if fast else network)(x.contiguous(memory_format=torch.channels_last)))
+    return F.cross_entropy(scores.float(), wanted[: len(x)], label_smoothing=recipe.smoothing)
 
 
 def accuracy(extractor: Extractor, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> float:

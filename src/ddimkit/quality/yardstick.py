@@ -24,7 +24,15 @@ __all__ = ["YARDSTICKS", "Yardstick", "load_yardstick"]
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _SCHEMA = 1
-_PRETRAINED: dict[str, dict[str, str]] = {}
+_PRETRAINED: dict[str, dict[str, str]] = {
+    "mnist": {
+        "mnist-features.safetensors": "4ce0f3b3c0c8c941ded31d56391b97b3fc297c5ec1620216a8c586d389bdbbbf",
+        "mnist-reference-test.safetensors": "e9cf10e5c433cee03bd9de0b37ae02cde658d752262659ab916257ec181e8e75",
+        "mnist-reference-train.safetensors": "a12f8c75c16983680c5cc5826e7eca32de81c4575dc8ed5dfbfeecffa0388537",
+        "mnist-scale-test.json": "a0f9adaceb837ea1d3437d5ede8f36ccab38aa755e1609523fe49d0a8125bf6c",
+        "mnist-scale-train.json": "e14815258f626f233795f0e6bc19d963b00e43bd486b4211d4c7b4603e647f46",
+    }
+}
 """The hash of each file of the bundled yardsticks."""
 
 YARDSTICKS = tuple(_PRETRAINED)

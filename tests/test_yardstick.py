@@ -1,0 +1,162 @@
+"""The bundled yardstick measures what it should: worse images are further away, in every way in which they can be worse."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ddimkit import DDIMSampler, WeightsError, load_pretrained
+from ddimkit.quality import Quality, Yardstick, difference, load_yardstick
+from ddimkit.quality import yardstick as yardsticks
+from ddimkit.quality.train import FeatureRecipe, augment, train
+from ddimkit.quality.yardstick import read_yardstick
+from ddimkit.tensorfile import read_tensors
+
+WEIGHTS = Path(yardsticks.__file__).parent / "weights"
+COUNT = 200
+
+
+@pytest.fixture(scope="module")
+def mnist() -> Yardstick:
+    return load_yardstick("mnist")
+
+
+@pytest.fixture(scope="module")
+def digits() -> torch.Tensor:
+    """Images of the bundled model, of which the tests make worse ones."""
+    bundle = load_pretrained("mnist")
+    return bundle.sampler(DDIMSampler, steps=10).sample(bundle.model, (COUNT, *bundle.sample_shape), seed=0).clamp(-1, 1)
+
+
+def judged(mnist: Yardstick, images: torch.Tensor) -> Quality:
+    return mnist.judge(images, range(len(images)))
+
+
+def growing(mnist: Yardstick, series: list[torch.Tensor]) -> bool:
+    """Whether each set of images is clearly further from the real ones than the one before, by either distance."""
+    found = [judged(mnist, images) for images in series]
+    return all(
+        difference(worse, better, name).interval()[0] > 0
+        for name in ("kernel", "frechet")
+        for better, worse in itertools.pairwise(found)
+    )
+
+
+def test_the_network_is_as_good_as_promised() -> None:
+    file = read_tensors(WEIGHTS / "mnist-features.safetensors", kind="ddimkit-features", schema=1)
+    assert file.settings["figures"]["test_accuracy"] >= 0.993
+    assert (WEIGHTS / "mnist-features.safetensors").stat().st_size <= 500_000
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_scale_runs_from_real_images_to_noise(split) -> None:
+    found = load_yardstick("mnist", split)
+    assert found.reference.label.reference == f"mnist {split}"
+    assert found.reference.label.images == {"train": 60_000, "test": 10_000}[split]
+    assert found.floor.count == 10_000
+    assert found.floor.precision > 0.7
+    assert found.noise.precision < 0.05
+    assert found.noise.kernel.value > 100 * max(found.floor.kernel.interval())
+    assert sum(found.reference.classes) == found.reference.label.images
+
+
+def test_digits_lie_between_real_images_and_noise(mnist: Yardstick, digits: torch.Tensor) -> None:
+    found = judged(mnist, digits)
+    assert found.kernel.interval()[0] > mnist.floor.kernel.value
+    assert found.kernel.interval()[1] < 0.5 * mnist.noise.kernel.value
+    assert min(found.classes) > 0
+    assert found.class_distance is not None
+    assert found.class_distance < 0.2
+
+
+def test_noise_makes_them_worse(mnist: Yardstick, digits: torch.Tensor) -> None:
+    noise = torch.randn(digits.shape, generator=torch.Generator().manual_seed(0))
+    assert growing(mnist, [(digits + level * noise).clamp(-1, 1) for level in (0.0, 0.3, 0.6, 1.2)])
+
+
+def test_blur_makes_them_worse(mnist: Yardstick, digits: torch.Tensor) -> None:
+    blurred = [digits]
+    for _ in range(3):
+        blurred.append(F.avg_pool2d(F.pad(blurred[-1], (1, 1, 1, 1), value=-1.0), 3, stride=1))
+    assert growing(mnist, blurred)
+
+
+def test_missing_classes_make_them_worse(mnist: Yardstick, digits: torch.Tensor) -> None:
+    """As many images, of fewer and fewer digits."""
+    classes = mnist.extractor.classes(mnist.extractor(digits))
+    series = []
+    for kept in (10, 6, 3, 1):
+        some = digits[torch.from_numpy(np.flatnonzero(classes < kept))]
+        series.append(some[torch.arange(COUNT) % len(some)])
+    assert growing(mnist, series)
+    distances = [judged(mnist, images).class_distance or 0.0 for images in series]
+    assert distances == sorted(distances)
+
+
+def test_memorised_duplicates_make_them_worse(mnist: Yardstick, digits: torch.Tensor) -> None:
+    """A few images again and again: each is as good as before, the variety is not."""
+    series = [digits[torch.arange(COUNT) % different] for different in (COUNT, 20, 3)]
+    assert growing(mnist, series)
+    recalls = [judged(mnist, images).recall for images in series]
+    assert recalls[0] > recalls[1] >= recalls[2]
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    for path in WEIGHTS.glob("mnist-*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert read_yardstick("mnist", tmp_path).floor == load_yardstick("mnist").floor
+    scale = tmp_path / "mnist-scale-test.json"
+    scale.write_text(json.dumps({"schema_version": 1}))
+    with pytest.raises(WeightsError, match="no scale"):
+        read_yardstick("mnist", tmp_path)
+    with pytest.raises(WeightsError, match="SHA-256"):
+        read_yardstick("mnist", tmp_path, "test", yardsticks._PRETRAINED["mnist"])
+    scale.unlink()
+    with pytest.raises(WeightsError, match="missing"):
+        read_yardstick("mnist", tmp_path)
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="mnist"):
+        load_yardstick("imagenet")
+    with pytest.raises(ValueError, match="'all'"):
+        load_yardstick("mnist", "all")  # type: ignore[arg-type]
+
+
+def test_images_are_turned_scaled_and_moved_but_stay_images() -> None:
+    images = torch.full((64, 1, 28, 28), -1.0)
+    images[:, :, 10:18, 10:18] = 1
+    moved = augment(images, FeatureRecipe(), torch.Generator().manual_seed(0))
+    assert moved.shape == images.shape
+    assert moved.min() >= -1
+    assert moved.max() <= 1
+    assert (moved[:, :, :2] == -1).all()
+    assert len({float(m.sum()) for m in moved}) > 60
+    torch.testing.assert_close(
+        augment(images, FeatureRecipe(degrees=0, scale=0, shift=0), torch.Generator()), images, atol=1e-5, rtol=0
+    )
+
+
+def test_the_recipe_makes_a_yardstick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two classes that are easy to tell apart, learnt in four epochs; the files read back."""
+    numbers = np.random.default_rng(0)
+
+    def load(dataset: str, folder: Path, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
+        labels = numbers.integers(0, 2, 512 if split == "train" else 128).astype(np.uint8)
+        images = numbers.integers(0, 60, (len(labels), 1, 8, 8)).astype(np.uint8)
+        images[labels == 1, :, 2:6, 2:6] += 150
+        images.setflags(write=False)
+        return images, labels
+
+    monkeypatch.setattr("ddimkit.quality.train.load_images", load)
+    train(FeatureRecipe(epochs=4, batch_size=32, ema_decay=0.5), tmp_path, tmp_path, device="cpu", progress=False)
+    made = read_yardstick("mnist", tmp_path, "train")
+    file = read_tensors(tmp_path / "mnist-features.safetensors", kind="ddimkit-features", schema=1)
+    assert file.settings["figures"]["test_accuracy"] > 0.95
+    assert made.reference.label.images == 512
+    assert made.floor.count == 128
+    assert made.floor.kernel.value < made.noise.kernel.value
