@@ -31,6 +31,7 @@ def draw_quality(curve: TradeoffCurve, path: Path) -> Path:
         axes.set_yscale("log")
     else:
         axes.set_yscale("symlog", linthresh=linear)
+        axes.set_ylim(bottom=1.5 * min(low, -linear))
     axes.set_xticks(steps, [str(s) for s in steps])
     axes.minorticks_off()
     axes.set_xlabel("steps (model calls)")
@@ -49,7 +50,7 @@ def _linear_part(shown: list[ConfigurationResult]) -> tuple[float, float]:
 def _draw_line(axes: Axes, line: list[ConfigurationResult], index: int, count: int) -> None:
     known = [c.quality.kernel for c in line if c.quality is not None]
     values, reach = [e.value for e in known], whiskers([(e.value, *e.interval()) for e in known])
-    name = line[0].sampler.removesuffix("Sampler") + ("" if line[0].eta is None else f" eta {line[0].eta:g}")
+    name = line[0].sampler.removesuffix("Sampler").replace("_", "-") + ("" if line[0].eta is None else f" eta {line[0].eta:g}")
     # Side by side, so that whiskers of equal step counts do not hide one another.
     places = [c.nfe * 1.03 ** (index - (count - 1) / 2) for c in line]
     style = f"{_MARKS[index % len(_MARKS)]}-"
