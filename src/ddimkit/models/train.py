@@ -111,18 +111,14 @@ def check_gradients(parameters: Mapping[str, nn.Parameter], loss: Callable[[bool
     Raises:
         DDIMKitError: the gradients differ by more than a quarter, or one of them vanished.
     """
-    found: list[dict[str, Tensor]] = []
-    for fast in (False, True):
-        gradients = torch.autograd.grad(loss(fast), list(parameters.values()), allow_unused=True)
-        found.append({name: g for name, g in zip(parameters, gradients, strict=True) if g is not None})
-    plain, fast_ones = found
-    total = math.sqrt(sum(float(g.square().sum()) for g in plain.values()))
-    apart = math.sqrt(sum(float((g - fast_ones.get(name, torch.zeros_like(g))).square().sum()) for name, g in plain.items()))
-    gone = [
-        name
-        for name, g in plain.items()
-        if float(g.norm()) > 1e-3 * total and not bool(fast_ones.get(name, torch.zeros_like(g)).any())
-    ]
+    plain, quick = (
+        torch.autograd.grad(loss(fast), list(parameters.values()), allow_unused=True, materialize_grads=True)
+        for fast in (False, True)
+    )
+    total = math.sqrt(sum(float(p.square().sum()) for p in plain))
+    apart = math.sqrt(sum(float((p - q).square().sum()) for p, q in zip(plain, quick, strict=True)))
+    pairs = zip(parameters, plain, quick, strict=True)
+    gone = [name for name, p, q in pairs if float(p.norm()) > 1e-3 * total and not bool(q.any())]
     if gone or apart > 0.25 * total:
         raise DDIMKitError(
             f"the compiled bfloat16 gradients differ by {apart / max(total, 1e-300):.0%} from the plain ones"
