@@ -279,3 +279,14 @@ def test_channels_last_changes_nothing_but_rounding() -> None:
         assert moved.down[0].blocks[0].conv2.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr, index]
         torch.testing.assert_close(moved(x, t), expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(moved(x.contiguous(memory_format=torch.channels_last), t), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_compiled_way_up_is_the_eager_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its up-sampling is written in another way, which must not show."""
+    torch.manual_seed(0)
+    model = UNet(UNetConfig(1, 1, channels=(8, 8, 8), blocks=1, attention_levels=(2,), groups=4)).eval()
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 700])
+    with torch.no_grad():
+        eager = model(x, t)
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        torch.testing.assert_close(model(x, t), eager, rtol=0, atol=1e-6)

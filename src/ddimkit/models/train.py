@@ -101,7 +101,7 @@ _RECIPES = {"mnist": MNIST_RECIPE}
 def check_gradients(parameters: Mapping[str, nn.Parameter], loss: Callable[[bool], Tensor]) -> None:
     """Raise where a compiled half-precision backward is not that of the plain one; a compiler's mistake shows nowhere else.
 
-    With torch 2.13 on a CPU the compiled backward of nearest up-sampling in bfloat16 is 0: everything below the finest level stays
+    With torch 2.13 on a CPU the compiled backward of ``interpolate`` in bfloat16 is 0: everything below a UNet's finest level stays
     as it was, the loss still falls, and the samples are poor.
 
     Args:
