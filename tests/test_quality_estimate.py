@@ -44,6 +44,15 @@ def test_intervals_are_as_wide_as_the_figures_scatter(name: str, shift: float) -
     assert 0.75 * scatter < believed < 1.4 * scatter
 
 
+def test_the_plain_bootstrap_is_too_wide_near_0() -> None:
+    """Why the replicates are linearised: drawn anew with repeated rows, the Fréchet distance scatters far more than it does."""
+    sets = [drawn(seed, 200, 0.0) for seed in range(40)]
+    scatter = np.std([FeatureStatistics.of(x).frechet(GAUSSIAN) for x in sets], ddof=1)
+    draw = np.random.default_rng(0)
+    plain = [np.std([FeatureStatistics.of(x[draw.integers(0, 200, 200)]).frechet(GAUSSIAN) for _ in range(60)]) for x in sets[:10]]
+    assert np.mean(plain) > 1.5 * scatter
+
+
 def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     """The kernel distance is unbiased, so its truth is known: that of the distributions, here against a fixed reference."""
     weights = bootstrap_weights(range(150))

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -110,7 +111,14 @@ def test_memory_does_not_grow() -> None:
     assert len(json.dumps(watch.state())) < 1.1 * before
 
 
-def test_threads_share_a_monitor() -> None:
+def test_threads_share_a_monitor(monkeypatch: pytest.MonkeyPatch) -> None:
+    merge = FeatureStatistics.merge
+
+    def slow(self: FeatureStatistics, other: FeatureStatistics) -> FeatureStatistics:
+        time.sleep(0.002)  # so that another thread would come in between
+        return merge(self, other)
+
+    monkeypatch.setattr(FeatureStatistics, "merge", slow)
     watch, parts = monitor(), images(7, 800).split(20)
     workers = [threading.Thread(target=lambda i=i: [watch.update(p) for p in parts[i::8]]) for i in range(8)]
     for worker in workers:

@@ -155,7 +155,7 @@ class DownLevel(Level):
 def _doubled(h: Tensor) -> Tensor:
     """Nearest up-sampling, (B, C, H, W) to (B, C, 2H, 2W)."""
     if torch.compiler.is_compiling():
-        # With torch 2.13 on a CPU the compiled backward of interpolate is 0 in bfloat16; this one is right, and as fast when fused.
+        # With torch 2.13 on a CPU the compiled backward of interpolate is 0 in bfloat16; this one is right.
         doubled: Tensor = repeat(h, "b c h w -> b c (h 2) (w 2)")
         return doubled
     return F.interpolate(h, scale_factor=2.0, mode="nearest")

@@ -2,8 +2,7 @@ r"""Figures with their uncertainty: a linearised bootstrap, paired by seeds.
 
 To first order a distance D of n images is :math:`D + \frac1n \sum_i (w_i - 1)\, g(x_i)` where image i counts :math:`w_i` times,
 g its influence. A replicate takes w Poisson of mean 1. The plain bootstrap, which computes D anew, is no choice here: near 0 a
-squared distance has no first order, and repeated rows then widen the kernel distance's interval 1.7 times and the Fréchet
-distance's up to 4 times (measured on 64 normal features).
+squared distance has no first order, and repeated rows then make the intervals far too wide.
 
 w is a function of the image's seed and the replicate's number alone. So replicate r of two configurations counts the same seeds
 equally often, however many images each has and wherever they were made, and the replicates of a difference are the differences of

@@ -12,9 +12,9 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["FeatureStatistics", "FloatArray", "KernelStatistics", "as_features"]
+from ddimkit.schedule import FloatArray
 
-FloatArray = NDArray[np.float64]
+__all__ = ["FeatureStatistics", "FloatArray", "KernelStatistics", "as_features"]
 
 _KERNEL_DIMENSIONS = 192
 _CHUNK = 512
