@@ -73,6 +73,8 @@ def sweep(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests; takes pytest's options, and ``--slow``."""
     install(session, ".[study]", groups=["tests"])
+    # Alone: the torchvision it declares has no build for a CPU, and its Inception network does not use it.
+    session.install("--no-deps", "torch-fidelity")
     session.run("pytest", "-rs", *session.posargs)
 
 

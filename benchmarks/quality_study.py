@@ -1,33 +1,40 @@
 """What fewer steps cost in quality: the large study of a bundled model, from which presets and `ddimkit recommend` draw.
 
     python benchmarks/quality_study.py [--model mnist] [--work quality-study] [--samples 10000] [--long 2000] [--noisy 2000]
-                                       [--device cpu] [--out results/….json] [--install]
+                                       [--data DIR] [--since FILE] [--minutes M] [--device cpu] [--out results/….json] [--install]
 
 The work is a sweep whose quality part draws ``--samples`` images of each configuration of up to 100 steps at eta 0, ``--noisy``
-where there is noise, and ``--long`` of more steps, the baseline first. On two CPU cores it takes many hours, on a GPU minutes: it
-is stopped and taken up again as often as need be, and a later call may ask for more images. ``--install`` puts the result into the
-package.
+where there is noise, and ``--long`` of more steps. On two CPU cores it takes many hours, on a GPU minutes. It can be stopped and
+taken up again: ``--work`` keeps all images' features, ``--minutes`` ends the drawing in time, and ``--since`` takes from an earlier
+result of the same weights what already rests on as many images. ``--data``, the folder of the original data files, looks for
+memorised training images. ``--install`` puts the result into the package.
 """
 
 import argparse
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ddimkit import DDIMSampler, TradeoffCurve, load_pretrained, recommend, sweep
-from ddimkit.quality import load_yardstick
+from ddimkit.models.data import load_images
+from ddimkit.quality import Training, Yardstick, load_yardstick, nearest
 from ddimkit.tradeoff import studies
-from ddimkit.tradeoff.charts import draw_charts
+from ddimkit.tradeoff.charts import draw_charts, save_grid
 from ddimkit.tradeoff.configurations import sigma_hat
 from ddimkit.tradeoff.judging import Judging, SampleCounts
 from ddimkit.tradeoff.report import write_report
 
 STEPS = (10, 20, 50, 100, 250, 500, 1000)
 ETAS = (0.0, 0.2, 0.5, 1.0)
+SHOWN = "DDIM-50"
+PICTURES = ("quality.png", "samples.png", "nearest.png")
 
 
-def study(arguments: argparse.Namespace) -> TradeoffCurve:
+def study(arguments: argparse.Namespace, yardstick: Yardstick) -> TradeoffCurve:
     """Measure, or go on measuring."""
     bar = tqdm(unit="call", unit_scale=True)
 
@@ -35,7 +42,13 @@ def study(arguments: argparse.Namespace) -> TradeoffCurve:
         bar.total, bar.n = total, done
         bar.set_description(what)
 
-    counts = SampleCounts(arguments.samples, arguments.long, arguments.noisy)
+    judging = Judging(
+        yardstick,
+        SampleCounts(arguments.samples, arguments.long, arguments.noisy),
+        study=TradeoffCurve.load(arguments.since) if arguments.since else None,
+        reuse=True,
+        deadline_seconds=None if arguments.minutes is None else 60 * arguments.minutes,
+    )
     with bar:
         return sweep(
             load_pretrained(arguments.model),
@@ -43,11 +56,19 @@ def study(arguments: argparse.Namespace) -> TradeoffCurve:
             etas=ETAS,
             samplers=(DDIMSampler, sigma_hat),
             eta_max_steps=100,
-            judging=Judging(load_yardstick(arguments.model), counts),
+            judging=judging,
             device=arguments.device,
             out=arguments.work,
             progress=progress,
         )
+
+
+def draw_nearest(drawn: NDArray[np.float32], real: NDArray[np.uint8], path: Path) -> None:
+    """Images drawn, and below each the training image nearest to it, by pixels."""
+    shown = drawn[:12]
+    found = nearest(shown.reshape(len(shown), -1), real.reshape(len(real), -1) / 127.5 - 1)
+    beside = (real[found.index] / 127.5 - 1).astype(np.float32)
+    save_grid(np.concatenate((shown, beside)), path, columns=len(shown))
 
 
 def main() -> None:
@@ -58,13 +79,24 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--long", type=int, default=2000)
     parser.add_argument("--noisy", type=int, default=2000)
+    parser.add_argument("--data", type=Path, help="folder of the original data files, to look for memorised images")
+    parser.add_argument("--since", type=Path, help="an earlier result: what rests on as many images there is not drawn again")
+    parser.add_argument("--minutes", type=float, help="end the drawing after so long")
     parser.add_argument("--device")
     parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
+    parser.add_argument("--pictures", type=Path, help="also put the charts there, MODEL-NAME.png")
     parser.add_argument("--install", action="store_true", help="put the result into the package's own data")
     arguments = parser.parse_args()
-    curve, result = study(arguments), arguments.work / "results.json"
+    yardstick, real = load_yardstick(arguments.model), None
+    if arguments.data:
+        real, others = load_images(arguments.model, arguments.data)[0], load_images(arguments.model, arguments.data, "test")[0]
+        training = Training.of(yardstick.extractor(real), yardstick.extractor(others))
+        yardstick = replace(yardstick, training=training)
+    curve, result = study(arguments, yardstick), arguments.work / "results.json"
     curve.save(result)
     draw_charts(curve, arguments.work)
+    if real is not None:
+        draw_nearest(curve.samples[SHOWN], real, arguments.work / "nearest.png")
     print(write_report(curve, arguments.work).read_text())
     print("\n".join(recommend(curve).reasons))
     targets = [arguments.out] if arguments.out else []
@@ -72,6 +104,9 @@ def main() -> None:
     for target in targets:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(result, target)
+    for name in PICTURES if arguments.pictures else ():
+        if (arguments.work / name).exists():
+            shutil.copyfile(arguments.work / name, arguments.pictures / f"{arguments.model}-{name}")
 
 
 if __name__ == "__main__":

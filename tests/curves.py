@@ -99,7 +99,9 @@ def quality(distance: float, *, width: float = 0.001, common: float = 0.02, coun
     own = np.random.default_rng([int(abs(distance) * 1e6), count]).normal(size=400)
     replicates = distance + common * COMMON + width * own
     estimate = Estimate(distance, tuple(float(r) for r in replicates))
-    return Quality(LABEL, ((0, count),), estimate, estimate, 0.9, 0.8, count, (), None)
+    return Quality(
+        LABEL, ((0, count),), estimate, estimate, Estimate(0.9, (0.9,) * 400), Estimate(0.8, (0.8,) * 400), count, (), None
+    )
 
 
 def judged(distances: dict[int, float], *, eta: float = 0.0, sampler: str = "DDIMSampler", **settings) -> list[ConfigurationResult]:

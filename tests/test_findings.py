@@ -166,6 +166,20 @@ def test_findings_follow_the_numbers(made: TradeoffCurve, said: str, unsaid: str
     assert unsaid not in text
 
 
+def test_refining_is_said_to_draw_the_same_image_or_another() -> None:
+    made = [replace(result(steps=steps), same_seed_distance=apart) for steps, apart in ((50, 0.02), (10, 0.3), (5, None))]
+    finest = result(steps=1000)
+    said = findings(curve(finest, *made, finest="DDIM-1000", other_seeds_distance=0.4))
+    wanted = (
+        "Refining: with 1000 steps a seed draws the same image as with 50 and another than with 10. Distance to the image of the "
+        "same seed, as a share of the distance between different seeds: 0.75 at 10, 0.05 at 50."
+    )
+    assert wanted in said
+    noisy = replace(result(steps=50, eta=1.0), same_seed_distance=0.3)
+    for unsaid in (curve(finest, noisy, finest="DDIM-1000", other_seeds_distance=0.4), curve(finest, *made, finest="DDIM-1000")):
+        assert not any(s.startswith("Refining") for s in findings(unsaid))
+
+
 def test_what_was_not_measured_is_not_spoken_of() -> None:
     text = "\n".join(findings(curve(result(steps=10), result(steps=20))))
     assert "log-log" not in text

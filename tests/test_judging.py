@@ -12,6 +12,7 @@ from curves import SHAPE, blue, toy
 from ddimkit import DDIMKitError, DDIMSampler, TradeoffCurve, sweep
 from ddimkit.quality import Extractor, Reference, Yardstick
 from ddimkit.quality.features import to_bytes
+from ddimkit.tradeoff import judging as judgement
 from ddimkit.tradeoff.charts import draw_charts
 from ddimkit.tradeoff.configurations import configurations, sigma_hat
 from ddimkit.tradeoff.findings import findings
@@ -109,7 +110,7 @@ def test_a_sweep_judges_what_it_draws(tmp_path: Path) -> None:
     assert all(c.quality.seeds == ((0, c.quality.count),) for c in found.configurations if c.quality)
     assert found.floor == YARDSTICK.floor
     assert {c.label: c.same_seed_distance is None for c in found.configurations} == {
-        label: label in ("DDPM-20", "DDIM-4", "DDIM-4 eta 1", "sigma-hat-4") for label in counts
+        label: label == "DDIM-4" == found.finest for label in counts
     }
     found.save(tmp_path / "results.json")
     read = TradeoffCurve.load(tmp_path / "results.json")
@@ -154,6 +155,55 @@ def test_what_takes_too_long_comes_from_the_study_and_says_so() -> None:
     assert "no study of this model" in judging.from_study(made[0], toy()).note
     elsewhere = Judging(yardstick("others"), SampleCounts(25), study)
     assert "another measure" in elsewhere.from_study(made[0], Known()).note  # type: ignore[arg-type]
+
+
+class Small(torch.nn.Module):
+    """A toy with weights, so that a study of it can be known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.5))
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.weight * x
+
+
+def test_figures_of_a_study_that_rest_on_as_many_images_are_not_drawn_again() -> None:
+    bundle = toy(Small().eval())
+    made, run = configurations(bundle, (2, 4), (0.0,), (DDIMSampler,)), {"device": CPU, "folder": None, "progress": lambda *_: None}
+    study = sweep(bundle, judging=Judging(YARDSTICK, SampleCounts(40, long=30)), steps=(2, 4), seeds=range(3), rounds=1)
+    calls = bundle.model.calls
+    again = Judging(YARDSTICK, SampleCounts(40, long=20), study, reuse=True).run(made, bundle, 1.0, **run)
+    assert bundle.model.calls == calls
+    assert [again[c.label].quality for c in made] == [c.quality for c in study.configurations]
+    more = Judging(YARDSTICK, SampleCounts(41, long=20), study, reuse=True).run(made, bundle, 1.0, **run)
+    assert {label: judged.count for label, judged in more.items()} == {"DDPM-20": 30, "DDIM-2": 41, "DDIM-4": 41}
+    anew = Judging(YARDSTICK, SampleCounts(40, long=20), study).run(made, bundle, 1.0, **run)
+    assert anew["DDIM-2"].note == "this run"
+
+
+def test_drawing_ends_at_the_deadline_and_the_study_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, now = toy(Small().eval()), [0.0]
+    made = configurations(bundle, (2, 4), (0.0, 1.0), (DDIMSampler,))
+    study = sweep(bundle, judging=Judging(YARDSTICK, SampleCounts(20, long=10)), steps=(2, 4), seeds=range(3), rounds=1)
+    monkeypatch.setattr(judgement.time, "monotonic", lambda: now[0])
+
+    def progress(done: int, total: int, what: str) -> None:
+        now[0] += 1.0
+
+    judging = Judging(YARDSTICK, SampleCounts(40, long=40), study, batch=8, deadline_seconds=8)
+    found = judging.run(made, bundle, 1.0, device=CPU, folder=tmp_path, progress=progress)
+    counts = {label: judged.count for label, judged in found.items()}
+    # Five batches of DDIM-2, then three of DDIM-4; of the others nothing, but the study had the baseline.
+    assert counts == {"DDIM-2": 40, "DDIM-4": 24, "DDPM-20": 10, "DDIM-2 eta 1": 0, "DDIM-4 eta 1": 0}
+    assert found["DDIM-2 eta 1"].note == "not drawn before the time was over"
+    assert found["DDPM-20"].note.startswith("the study on")
+    now[0] = 0.0
+    whole = Judging(YARDSTICK, SampleCounts(40), batch=8).run(made, bundle, 1.0, device=CPU, folder=tmp_path, progress=progress)
+    assert whole["DDIM-4"].count == 40
+    assert now[0] == 1 + 2 + 5 + 5  # one word on what was kept, the rest of DDIM-4, and those with noise
 
 
 def test_the_number_of_images_fills_the_time_there_is() -> None:

@@ -41,9 +41,19 @@ def test_presets_follow_from_the_study() -> None:
 
 def test_the_better_sampler_is_taken() -> None:
     both = study(*judged(LINE), *judged({10: 1.0, 20: 1.0, 50: 1.0, 100: 1.0}, eta=1.0))
-    assert (from_study(both)["realtime"].steps, from_study(both)["realtime"].eta) == (10, 1.0)
+    found = from_study(both, refinable=False)
+    assert (found["realtime"].steps, found["realtime"].eta) == (10, 1.0)
     hat = study(*judged({10: 5.0, 100: 4.0}), *judged({10: 1.0, 100: 1.0}, eta=None, sampler="sigma_hat"))
-    assert from_study(hat)["interactive"].sampler == "sigma_hat"
+    assert from_study(hat, refinable=False)["interactive"].sampler == "sigma_hat"
+
+
+def test_a_preview_can_be_refined() -> None:
+    """However good the samplers with noise: a seed must draw the same image in every preset."""
+    noisy = judged({10: 0.9, 100: 0.9}, eta=1.0), judged({10: 0.8, 100: 0.8}, eta=None, sampler="sigma_hat")
+    found = from_study(study(*judged(LINE), *noisy[0], *noisy[1]))
+    assert {(c.sampler, c.eta) for c in found.values()} == {("DDIMSampler", 0.0)}
+    with pytest.raises(DDIMKitError, match="no sampler"):
+        from_study(study(*noisy[0]))
 
 
 def test_where_nothing_reaches_the_baseline_the_closest_is_taken() -> None:

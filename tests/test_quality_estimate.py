@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from ddimkit.quality import Estimate, FeatureStatistics, KernelStatistics, bootstrap_weights
-from ddimkit.quality.estimate import estimate_frechet, estimate_kernel, estimate_mean
+from ddimkit.quality.estimate import (
+    estimate_class_distance,
+    estimate_frechet,
+    estimate_kernel,
+    estimate_mean,
+    estimate_precision_recall,
+)
 
 WIDTH = 16
 REFERENCE = np.random.default_rng(99).normal(size=(4000, WIDTH))
@@ -42,6 +48,28 @@ def test_intervals_are_as_wide_as_the_figures_scatter(name: str, shift: float) -
     scatter = np.std([e.value for e in found], ddof=1)
     believed = np.mean([np.std(e.replicates) for e in found])
     assert 0.75 * scatter < believed < 1.4 * scatter
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+@pytest.mark.parametrize(("name", "most"), [("precision", 1.3), ("recall", 1.8)])
+def test_intervals_of_precision_and_recall_are_as_wide_as_they_scatter(name: str, most: float, shift: float) -> None:
+    """Recall's are rather wider: a ball that is taken away is in truth half made good by its neighbours."""
+    weights, found = bootstrap_weights(range(200)), []
+    for seed in range(60):
+        both = estimate_precision_recall(REFERENCE[:400, :8], drawn(seed, 200, shift)[:, :8], weights)
+        found.append(both[0] if name == "precision" else both[1])
+    scatter = np.std([e.value for e in found], ddof=1)
+    assert 0.75 * scatter < np.mean([np.std(e.replicates) for e in found]) < most * scatter
+
+
+def test_intervals_of_class_distances_are_as_wide_as_they_scatter() -> None:
+    wanted, chances = np.full(10, 100), np.array([0.2, 0.15, 0.1, 0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05])
+    weights = bootstrap_weights(range(300))
+    sets = [np.random.default_rng(seed).choice(10, 300, p=chances) for seed in range(100)]
+    found = [estimate_class_distance(classes, wanted, weights) for classes in sets]
+    assert np.mean([e.value for e in found]) == pytest.approx(0.18, abs=0.02)
+    scatter = np.std([e.value for e in found], ddof=1)
+    assert 0.8 * scatter < np.mean([np.std(e.replicates) for e in found]) < 1.4 * scatter
 
 
 def test_the_plain_bootstrap_is_too_wide_near_0() -> None:

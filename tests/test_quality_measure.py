@@ -9,7 +9,17 @@ import torch
 from safetensors.numpy import save_file
 
 from ddimkit import DDIMKitError, WeightsError
-from ddimkit.quality import Extractor, KernelStatistics, Quality, Reference, difference, judge, judge_images
+from ddimkit.quality import (
+    Extractor,
+    KernelStatistics,
+    Quality,
+    Reference,
+    Training,
+    difference,
+    judge,
+    judge_images,
+    kernel_distance,
+)
 from ddimkit.quality.features import to_bytes
 from ddimkit.quality.network import FeatureNetwork, FeatureNetworkConfig, load_network, save_network
 
@@ -83,6 +93,9 @@ def test_frechet_distances_of_different_numbers_are_refused() -> None:
     a, b = (judge_images(images(1, n), range(n), reference(), extractor()) for n in (50, 60))
     with pytest.raises(ValueError, match="use 'kernel'"):
         difference(a, b, "frechet")
+    for figure in ("precision", "recall", "class_distance"):
+        with pytest.raises(ValueError, match="use 'kernel'"):
+            difference(a, b, figure)
     assert difference(a, b, "kernel").value == pytest.approx(a.kernel.value - b.kernel.value)
 
 
@@ -96,12 +109,11 @@ def test_every_figure_moves_the_right_way() -> None:
     assert difference(copies, good).interval()[0] > 0
     assert difference(bright, good, "frechet").interval()[0] > 0
     assert good.kernel.interval()[0] < 0.02 < bright.kernel.value
-    assert good.precision > 0.8
-    assert good.recall > 0.8
-    assert copies.recall < 0.3
-    assert copies.class_distance is not None
-    assert good.class_distance is not None
-    assert copies.class_distance > good.class_distance
+    assert good.precision.value > 0.8
+    assert good.recall.value > 0.8
+    assert copies.recall.value < 0.3
+    assert difference(copies, good, "class_distance").interval()[0] > 0
+    assert difference(copies, good, "recall").interval()[1] < 0
 
 
 def test_the_reference_decides() -> None:
@@ -180,9 +192,39 @@ def test_a_reference_survives_its_file(tmp_path: Path) -> None:
         Reference.load(path, sha256="0" * 64)
 
 
-def test_wide_features_have_no_kernel_sums_but_clear_words() -> None:
+def test_wide_features_are_judged_too(tmp_path: Path) -> None:
+    """Too wide to be kept as sums, they are compared with the kept images themselves."""
     with pytest.raises(ValueError, match="too wide"):
         KernelStatistics.of(np.zeros((3, 2048)))
+    wide = Extractor(lambda x: x.flatten(1).repeat(1, 13), name="wide", sha256="abc")
+    made = Reference.of("squares test", wide(REAL), wide, kept=300)
+    x = images(8, 60)
+    found = judge_images(x, range(60), made, wide)
+    spread = np.linspace(0, 599, 300).astype(int)
+    assert found.kernel.value == pytest.approx(kernel_distance(wide(x), wide(REAL)[spread]), rel=1e-6)
+    made.save(tmp_path / "wide.safetensors")
+    assert judge_images(x, range(60), Reference.load(tmp_path / "wide.safetensors"), wide).kernel == found.kernel
+
+
+def test_features_beyond_half_precision_survive_their_file(tmp_path: Path) -> None:
+    large = Extractor(lambda x: 1e5 * x.flatten(1), name="large", sha256="abc")
+    made = Reference.of("squares test", large(REAL), large)
+    made.save(tmp_path / "large.safetensors")
+    np.testing.assert_array_equal(Reference.load(tmp_path / "large.safetensors").features, made.features)
+    assert np.isfinite(made.features).all()
+
+
+def test_memorised_images_are_found() -> None:
+    """Of copies of training images all, of images like them about one in a hundred."""
+    made = extractor("none")
+    training = Training.of(made(REAL), made(images(10, 2000)))
+    fresh, copied = (judge(made(x), range(len(x)), reference(made), made, training) for x in (images(11, 2000), REAL[:50]))
+    assert fresh.estimate("memorised").value == pytest.approx(0.01, abs=0.008)
+    assert copied.estimate("memorised").value == 1
+    assert difference(copied, fresh, "memorised").interval()[0] > 0.9
+    assert Quality.from_dict(json.loads(json.dumps(fresh.to_dict()))) == fresh
+    with pytest.raises(ValueError, match="at least 100"):
+        Training.of(made(REAL), made(images(10, 50)))
 
 
 def test_a_network_survives_its_file(tmp_path: Path) -> None:
@@ -235,6 +277,11 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
         (lambda: judge(np.zeros((6, 3)), range(6), reference(), extractor()), ValueError, "width 3"),
         (lambda: judge_images(images(1, 6), [0] * 6, reference(), extractor()), ValueError, "its own"),
         (lambda: judge_images(images(1, 6), range(6), reference(), extractor()).estimate("fid"), ValueError, "'fid'"),
+        (
+            lambda: judge_images(images(1, 6), range(6), reference(), extractor()).estimate("memorised"),
+            ValueError,
+            "training images",
+        ),
         (lambda: FeatureNetworkConfig(widths=()), ValueError, "at least 1"),
         (lambda: FeatureNetwork(FeatureNetworkConfig(3, (4,))).eval()(images(1, 2)), ValueError, "3, H, W"),
     ],

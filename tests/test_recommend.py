@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curves import LABEL, LINE, curve, judged, quality, result, study
+from curves import BASELINE, LABEL, LINE, judged, quality, result, study
 from ddimkit import DDIMKitError
 from ddimkit.tradeoff.recommend import quality_kept, recommend
 
@@ -86,7 +86,17 @@ def test_the_eighty_twenty_point() -> None:
     assert quality_kept(0.0, 0.0, 0.0, 0.0) == 1
     found = recommend(study(*judged(LINE)), tolerance=0.1)
     assert found.balanced == 50
+    assert "50 steps are the fewest known to keep 80%" in found.reasons[-1]
     assert recommend(study(*judged({10: 9.0})), tolerance=0.1).balanced is None
+
+
+def test_a_share_that_is_not_known_to_be_kept_is_no_eighty_twenty_point() -> None:
+    found = recommend(study(*judged({20: 1.0, 100: 1.0}, width=0.2)), tolerance=0.1)
+    assert found.balanced is None
+    assert found.verdicts[1].kept == 1
+    assert found.verdicts[1].kept_interval[0] < 0.8 < found.verdicts[1].kept_interval[1]
+    assert "by the figure alone 20 steps do" in found.reasons[-1]
+    assert "No step count keeps" in recommend(study(*judged({10: 9.0})), tolerance=0.1).reasons[-1]
 
 
 def test_of_several_samplers_the_one_with_the_fewest_steps() -> None:
@@ -131,7 +141,7 @@ def test_configurations_of_another_measure_are_refused() -> None:
         (lambda: recommend(study(*judged(LINE)), sampler="Other"), ValueError, "'Other'"),
         (lambda: recommend(study(result())), ValueError, "nothing judged"),
         (lambda: recommend(study(*judged(LINE)), distance="fid"), ValueError, "'fid'"),
-        (lambda: recommend(curve(*judged(LINE))), DDIMKitError, "DDPM-1000"),
+        (lambda: recommend(replace(study(*judged(LINE)), configurations=(BASELINE, *judged(LINE)))), DDIMKitError, "DDPM-1000"),
         (lambda: recommend(replace(study(*judged(LINE)), floor=None)), DDIMKitError, "floor"),
     ],
 )

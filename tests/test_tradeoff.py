@@ -103,7 +103,8 @@ def same_samples(first: TradeoffCurve, second: TradeoffCurve) -> bool:
 def test_results_are_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     found = json.loads(json.dumps(measured(steps=[4, 2], etas=(0.0, 0.5)).to_dict()))
-    assert set(found) == {"schema_version", "model", "machine", "versions", "settings", "configurations", "floor", "noise"}
+    wanted = {"schema_version", "model", "machine", "versions", "settings", "configurations", "floor", "noise"}
+    assert set(found) == wanted | {"finest", "other_seeds_distance"}
     assert found["schema_version"] == 1
     assert found["settings"] == {"device": "cpu", "batch": 2, "dtype": "float32", "rounds": 2}
     assert {"processor", "cores", "threads", "device"} <= found["machine"].keys()
@@ -124,7 +125,7 @@ def test_results_are_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
         assert c["total_seconds"] == median(c["round_seconds"])
         assert c["quality"] is None
         assert c["quality_note"] == "not judged in this run"
-        assert (c["same_seed_distance"] is None) == (c["steps"] in (TOTAL, 4))
+        assert (c["same_seed_distance"] is None) == (c["sampler"] == "DDIMSampler" and (c["steps"], c["eta"]) == (4, 0))
         assert c["peak_memory_note"]
         assert c["peak_memory_bytes"] is None or c["peak_memory_bytes"] >= 2 * 4 * np.prod(SHAPE)
     assert rows[0]["speedup"] == 1

@@ -58,8 +58,8 @@ def test_the_scale_runs_from_real_images_to_noise(split) -> None:
     assert found.reference.label.reference == f"mnist {split}"
     assert found.reference.label.images == {"train": 60_000, "test": 10_000}[split]
     assert found.floor.count == 10_000
-    assert found.floor.precision > 0.7
-    assert found.noise.precision < 0.05
+    assert found.floor.precision.value > 0.7
+    assert found.noise.precision.value < 0.05
     assert found.noise.kernel.value > 100 * max(found.floor.kernel.interval())
     assert sum(found.reference.classes) == found.reference.label.images
 
@@ -70,7 +70,7 @@ def test_digits_lie_between_real_images_and_noise(mnist: Yardstick, digits: torc
     assert found.kernel.interval()[1] < 0.5 * mnist.noise.kernel.value
     assert min(found.classes) > 0
     assert found.class_distance is not None
-    assert found.class_distance < 0.2
+    assert found.class_distance.value < 0.2
 
 
 def test_noise_makes_them_worse(mnist: Yardstick, digits: torch.Tensor) -> None:
@@ -93,7 +93,7 @@ def test_missing_classes_make_them_worse(mnist: Yardstick, digits: torch.Tensor)
         some = digits[torch.from_numpy(np.flatnonzero(classes < kept))]
         series.append(some[torch.arange(COUNT) % len(some)])
     assert growing(mnist, series)
-    distances = [judged(mnist, images).class_distance or 0.0 for images in series]
+    distances = [judged(mnist, images).estimate("class_distance").value for images in series]
     assert distances == sorted(distances)
 
 
@@ -101,7 +101,7 @@ def test_memorised_duplicates_make_them_worse(mnist: Yardstick, digits: torch.Te
     """A few images again and again: each is as good as before, the variety is not."""
     series = [digits[torch.arange(COUNT) % different] for different in (COUNT, 20, 3)]
     assert growing(mnist, series)
-    recalls = [judged(mnist, images).recall for images in series]
+    recalls = [judged(mnist, images).recall.value for images in series]
     assert recalls[0] > recalls[1] >= recalls[2]
 
 

@@ -85,11 +85,11 @@ class ModelBundle:
         settings: dict[str, Any] = {"prediction": self.prediction, "clip": self.clip, **kwargs}
         return make(self.schedule, *args, **settings)
 
-    def preset(self, name: PresetName) -> PlanSampler:
+    def preset(self, name: PresetName, *, refinable: bool = True) -> PlanSampler:
         """The sampler that a named preset stands for with this model: :func:`~ddimkit.tradeoff.presets.preset`."""
         from ddimkit.tradeoff.presets import preset  # which knows models: imports run one way
 
-        return preset(name, model=self)
+        return preset(name, model=self, refinable=refinable)
 
     def weights_sha256(self) -> str | None:
         """Hash of the model's parameters and buffers, names and bytes; None for a model that is no ``torch.nn.Module``."""

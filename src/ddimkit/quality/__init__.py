@@ -1,11 +1,19 @@
 """Quality, measured: distances between generated and real images, with intervals, and a monitor for production."""
 
-from ddimkit.quality.distances import Neighbours, PrecisionRecall, kernel_distance, nearest, precision_recall
+from ddimkit.quality.distances import (
+    KernelSample,
+    Neighbours,
+    PrecisionRecall,
+    class_distance,
+    kernel_distance,
+    nearest,
+    precision_recall,
+)
 from ddimkit.quality.estimate import Estimate, bootstrap_weights
 from ddimkit.quality.features import Extractor
-from ddimkit.quality.measure import Quality, class_distance, difference, judge, judge_images, same_seed_distance
+from ddimkit.quality.measure import Quality, difference, judge, judge_images, same_seed_distance
 from ddimkit.quality.monitor import QualityMonitor, WindowReport
-from ddimkit.quality.reference import Label, Reference
+from ddimkit.quality.reference import Label, Reference, Training
 from ddimkit.quality.statistics import FeatureStatistics, KernelStatistics
 from ddimkit.quality.yardstick import Yardstick, load_yardstick
 
@@ -13,6 +21,7 @@ __all__ = [
     "Estimate",
     "Extractor",
     "FeatureStatistics",
+    "KernelSample",
     "KernelStatistics",
     "Label",
     "Neighbours",
@@ -20,6 +29,7 @@ __all__ = [
     "Quality",
     "QualityMonitor",
     "Reference",
+    "Training",
     "WindowReport",
     "Yardstick",
     "bootstrap_weights",

@@ -6,13 +6,24 @@ distance needs sums only: :meth:`~ddimkit.quality.statistics.FeatureStatistics.f
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ddimkit.quality.statistics import FloatArray, as_features, augmented
 
-__all__ = ["Neighbours", "PrecisionRecall", "kernel_distance", "nearest", "precision_recall"]
+__all__ = [
+    "KernelSample",
+    "Manifolds",
+    "Neighbours",
+    "PrecisionRecall",
+    "class_distance",
+    "kernel_distance",
+    "manifolds",
+    "nearest",
+    "precision_recall",
+]
 
 _BLOCK = 256
 
@@ -51,6 +62,34 @@ def _within(u: FloatArray) -> float:
     return (_sum(u, u) - own) / (len(u) * (len(u) - 1))
 
 
+@dataclass(frozen=True, eq=False)
+class KernelSample:
+    """Real images whose features are too wide for :class:`~ddimkit.quality.statistics.KernelStatistics`, kept one by one.
+
+    Attributes:
+        features: (M, d) float64.
+    """
+
+    features: FloatArray
+
+    @property
+    def width(self) -> int:
+        """The features' width d."""
+        return int(self.features.shape[1])
+
+    @cached_property
+    def within(self) -> float:
+        """Mean kernel of two different images of the set."""
+        if len(self.features) < 2:
+            raise ValueError(f"a kernel distance needs at least 2 images, got {len(self.features)}")
+        return _within(augmented(self.features))
+
+    def mean_kernel(self, features: ArrayLike) -> FloatArray:
+        """(N,): each row's mean kernel with the images of this set."""
+        u, v = augmented(as_features(features, self.width)), augmented(self.features)
+        return np.concatenate([((part @ v.T) ** 3).mean(axis=1) for _, part in _blocks(u)])
+
+
 @dataclass(frozen=True)
 class PrecisionRecall:
     """Improved precision and recall.
@@ -82,13 +121,41 @@ def precision_recall(real: ArrayLike, generated: ArrayLike, *, k: int = 3) -> Pr
     Source: Kynkäänniemi, Karras, Laine, Lehtinen and Aila, *Improved Precision and Recall Metric for Assessing Generative
     Models*, 2019, eq. 1 and 2.
     """
+    found = manifolds(real, generated, k=k)
+    return PrecisionRecall(float(found.realistic.mean()), float((found.cover > 0).mean()), k)
+
+
+@dataclass(frozen=True, eq=False)
+class Manifolds:
+    """Which images lie within the other set's manifold.
+
+    Attributes:
+        realistic: (n,) whether each generated image lies within the real images' manifold.
+        cover: (m,) in how many generated images' balls each real image lies.
+        alone: (n,) how many real images lie in this generated image's ball and in no other.
+    """
+
+    realistic: NDArray[np.bool_]
+    cover: NDArray[np.int64]
+    alone: NDArray[np.int64]
+
+
+def manifolds(real: ArrayLike, generated: ArrayLike, *, k: int = 3) -> Manifolds:
+    """What :func:`precision_recall` counts, image by image; the arguments and errors are the same."""
     x, y = as_features(real), as_features(generated)
     as_features(y, x.shape[1])
     if k < 1 or min(len(x), len(y)) <= k:
         raise ValueError(f"k must be at least 1 and below the number of images, got k={k} for {len(x)} and {len(y)} images")
     centre = x.mean(axis=0)  # features far from 0 would lose digits when squares are expanded
     x, y = x - centre, y - centre
-    return PrecisionRecall(_covered(y, x, _radii(x, k)), _covered(x, y, _radii(y, k)), k)
+    real_radii, radii = _radii(x, k), _radii(y, k)
+    realistic = np.concatenate([(_squared_distances(part, x) <= real_radii).any(axis=1) for _, part in _blocks(y)])
+    cover, alone = np.empty(len(x), dtype=np.int64), np.zeros(len(y), dtype=np.int64)
+    for first, part in _blocks(x):
+        inside = _squared_distances(part, y) <= radii
+        cover[first : first + len(part)] = inside.sum(axis=1)
+        alone += inside[inside.sum(axis=1) == 1].sum(axis=0)
+    return Manifolds(realistic, cover, alone)
 
 
 def _radii(x: FloatArray, k: int) -> FloatArray:
@@ -101,9 +168,12 @@ def _radii(x: FloatArray, k: int) -> FloatArray:
     return found
 
 
-def _covered(points: FloatArray, centres: FloatArray, radii: FloatArray) -> float:
-    inside = sum(int((_squared_distances(part, centres) <= radii).any(axis=1).sum()) for _, part in _blocks(points))
-    return inside / len(points)
+def class_distance(counts: ArrayLike, wanted: ArrayLike) -> float:
+    """Total variation distance between the frequencies of two lists of counts (K,): 0 equal, 1 disjoint."""
+    a, b = np.asarray(counts, dtype=np.float64), np.asarray(wanted, dtype=np.float64)
+    if a.shape != b.shape or a.sum() <= 0 or b.sum() <= 0:
+        raise ValueError(f"class counts must be of one length and not all 0, got {a.shape} and {b.shape}")
+    return float(np.abs(a / a.sum() - b / b.sum()).sum() / 2)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,11 +19,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ddimkit.noise import STREAM_BOOTSTRAP, philox4x32
+from ddimkit.quality.distances import KernelSample, class_distance, manifolds
 from ddimkit.quality.statistics import FeatureStatistics, FloatArray, KernelStatistics, as_features, augmented
 
-__all__ = ["REPLICATES", "Estimate", "bootstrap_weights", "estimate_frechet", "estimate_kernel", "estimate_mean"]
+__all__ = [
+    "REPLICATES",
+    "Estimate",
+    "bootstrap_weights",
+    "estimate_class_distance",
+    "estimate_frechet",
+    "estimate_kernel",
+    "estimate_mean",
+    "estimate_precision_recall",
+]
 
 REPLICATES = 400
 """Bootstrap replicates of every estimate."""
@@ -137,7 +148,36 @@ def _transport(s: FloatArray, r: FloatArray) -> FloatArray:
     return found
 
 
-def estimate_kernel(features: FloatArray, reference: KernelStatistics, weights: FloatArray) -> Estimate:
+def estimate_precision_recall(real: FloatArray, generated: FloatArray, weights: FloatArray) -> tuple[Estimate, Estimate]:
+    """Precision and recall of generated features (N, d) beside real ones (M, d), which are taken as they are.
+
+    Precision is a mean over the generated images. Recall loses, with a generated image, the real images that lie in its ball alone:
+    that share is its influence, the jackknife's, which rather overstates the scatter.
+
+    Raises:
+        ValueError: as :func:`~ddimkit.quality.distances.precision_recall`.
+    """
+    found = manifolds(real, generated)
+    influence = found.alone * (len(generated) / len(real))
+    recall = Estimate.of(float((found.cover > 0).mean()), influence - influence.mean(), weights)
+    return estimate_mean(found.realistic.astype(np.float64), weights), recall
+
+
+def estimate_class_distance(classes: NDArray[np.int64], wanted: NDArray[np.int64], weights: FloatArray) -> Estimate:
+    """The total variation distance of the classes (N,) of images from wanted counts (K,).
+
+    The influence of an image is that of its class: half the sign of what the class has too much, less the mean.
+
+    Raises:
+        ValueError: there are no images, or nothing is wanted.
+    """
+    counts = np.bincount(classes, minlength=len(wanted))
+    value = class_distance(counts, wanted)
+    influence = np.sign(counts / counts.sum() - wanted / wanted.sum())[classes] / 2
+    return Estimate.of(value, influence - influence.mean(), weights)
+
+
+def estimate_kernel(features: FloatArray, reference: KernelStatistics | KernelSample, weights: FloatArray) -> Estimate:
     r"""The unbiased kernel distance of features (N, d) from a reference, which is taken as it is.
 
     The influence of :math:`x_i` is twice :math:`h_i = \frac1{n-1}\sum_{j \ne i} k(x_i, x_j) - m(x_i)`, m the mean kernel with the

@@ -2,21 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ddimkit.quality.distances import precision_recall
-from ddimkit.quality.estimate import Estimate, bootstrap_weights, estimate_frechet, estimate_kernel
+from ddimkit.quality.estimate import (
+    Estimate,
+    bootstrap_weights,
+    estimate_class_distance,
+    estimate_frechet,
+    estimate_kernel,
+    estimate_mean,
+    estimate_precision_recall,
+)
 from ddimkit.quality.features import Extractor
-from ddimkit.quality.reference import Label, Reference
+from ddimkit.quality.reference import Label, Reference, Training
 from ddimkit.quality.statistics import FloatArray, as_features
 
-__all__ = ["Distance", "Quality", "class_distance", "difference", "judge", "judge_images", "same_seed_distance"]
+__all__ = ["Distance", "Figure", "Quality", "difference", "judge", "judge_images", "same_seed_distance"]
 
 Distance = Literal["kernel", "frechet"]
+Figure = Literal["kernel", "frechet", "precision", "recall", "class_distance", "memorised"]
+
+_FIGURES = get_args(Figure)
 
 
 @dataclass(frozen=True)
@@ -33,49 +43,63 @@ class Quality:
         manifold: how many images of each kind the last two rest on; they are comparable at equal numbers only.
         classes: images in each class the extractor sees; empty where it knows none.
         class_distance: total variation distance of the classes' frequencies from the reference's, 0 to 1; None without classes.
+        memorised: share of the images that lie nearer to a training image than all but one in a hundred of other real images do;
+            None where the training images are not at hand.
     """
 
     label: Label
     seeds: tuple[tuple[int, int], ...]
     kernel: Estimate
     frechet: Estimate
-    precision: float
-    recall: float
+    precision: Estimate
+    recall: Estimate
     manifold: int
     classes: tuple[int, ...]
-    class_distance: float | None
+    class_distance: Estimate | None
+    memorised: Estimate | None = None
 
     @property
     def count(self) -> int:
         """Number of images."""
         return sum(after - first for first, after in self.seeds)
 
-    def estimate(self, distance: Distance) -> Estimate:
-        """One of the two distances by name."""
-        if distance not in ("kernel", "frechet"):
-            raise ValueError(f"distance must be 'kernel' or 'frechet', got {distance!r}")
-        return self.kernel if distance == "kernel" else self.frechet
+    def estimate(self, figure: Figure) -> Estimate:
+        """A figure by its name.
+
+        Raises:
+            ValueError: no figure has this name, or it is not known of these images.
+        """
+        if figure not in _FIGURES:
+            raise ValueError(f"the figures are {', '.join(_FIGURES)}, got {figure!r}")
+        found: Estimate | None = getattr(self, figure)
+        if found is None:
+            raise ValueError(f"{figure} is not known of these images: it needs an extractor with classes, or the training images")
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; the intervals stand beside the figures for whoever reads the file."""
         plain = asdict(self)
-        for name in ("kernel", "frechet"):
-            plain[name] |= {"interval": self.estimate(name).interval()}
+        for name in _FIGURES:
+            if plain[name] is not None:
+                plain[name] |= {"interval": self.estimate(name).interval()}
         return plain | {"count": self.count}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> "Quality":
         """Read what :meth:`to_dict` gave."""
         fields: dict[str, Any] = {key: value for key, value in saved.items() if key != "count"}
-        for name in ("kernel", "frechet"):
-            fields[name] = Estimate(float(saved[name]["value"]), tuple(saved[name]["replicates"]))
+        for name in _FIGURES:
+            if fields.get(name) is not None:
+                fields[name] = Estimate(float(saved[name]["value"]), tuple(saved[name]["replicates"]))
         fields["label"] = Label(**saved["label"])
         fields["seeds"] = tuple((int(first), int(after)) for first, after in saved["seeds"])
         fields["classes"] = tuple(saved["classes"])
         return cls(**fields)
 
 
-def judge(features: ArrayLike, seeds: Sequence[int], reference: Reference, extractor: Extractor) -> Quality:
+def judge(
+    features: ArrayLike, seeds: Sequence[int], reference: Reference, extractor: Extractor, training: Training | None = None
+) -> Quality:
     """Every figure of images whose features (N, d) ``extractor`` made.
 
     Args:
@@ -83,6 +107,7 @@ def judge(features: ArrayLike, seeds: Sequence[int], reference: Reference, extra
         seeds: each image's own seed, which pairs its bootstrap weights with those of other samplers' images.
         reference: the real images, seen through the same extractor.
         extractor: what made the features.
+        training: the images the model was trained on, to look for memorised ones.
 
     Raises:
         ValueError: the reference is of another extractor or rounding, a seed twice, or too few images (5).
@@ -94,18 +119,20 @@ def judge(features: ArrayLike, seeds: Sequence[int], reference: Reference, extra
         raise ValueError(f"judging takes at least 5 images and a seed for each, got {len(x)} images and {len(seeds)} seeds")
     weights = bootstrap_weights(seeds)
     manifold = min(len(x), len(reference.features))
-    found = precision_recall(reference.features[:manifold], x[:manifold])
-    classes = extractor.count_classes(x)
+    precision, recall = estimate_precision_recall(reference.features[:manifold], x[:manifold], weights[:, :manifold])
+    counts = extractor.count_classes(x)
+    classes = extractor.classes(x) if len(counts) else None
     return Quality(
         label,
         _ranges(seeds),
         estimate_kernel(x, reference.kernel, weights),
         estimate_frechet(x, reference.statistics, weights),
-        found.precision,
-        found.recall,
+        precision,
+        recall,
         manifold,
-        tuple(int(n) for n in classes),
-        class_distance(classes, reference.classes) if len(classes) else None,
+        tuple(int(n) for n in counts),
+        None if classes is None else estimate_class_distance(classes, reference.classes, weights),
+        None if training is None else estimate_mean(training.near(x), weights),
     )
 
 
@@ -114,24 +141,18 @@ def judge_images(images: Tensor | NDArray[np.uint8], seeds: Sequence[int], refer
     return judge(extractor(images), seeds, reference, extractor)
 
 
-def difference(a: Quality, b: Quality, distance: Distance = "kernel") -> Estimate:
-    """How much further a is from the reference than b, paired by their seeds; ``is_zero`` says "no difference".
+def difference(a: Quality, b: Quality, figure: Figure = "kernel") -> Estimate:
+    """How much larger a figure of a is than b's, paired by their seeds; ``is_zero`` says "no difference".
 
     Raises:
-        ValueError: different labels, naming what differs; the Fréchet distance of different numbers of images.
+        ValueError: different labels, naming what differs; a figure that depends on the number of images, of different numbers.
     """
     a.label.check(b.label)
-    if distance == "frechet" and a.count != b.count:
-        raise ValueError(f"Fréchet distances of {a.count} and {b.count} images differ by their numbers alone: use 'kernel'")
-    return a.estimate(distance) - b.estimate(distance)
-
-
-def class_distance(counts: ArrayLike, wanted: ArrayLike) -> float:
-    """Total variation distance between the frequencies of two lists of counts (K,): 0 equal, 1 disjoint."""
-    a, b = np.asarray(counts, dtype=np.float64), np.asarray(wanted, dtype=np.float64)
-    if a.shape != b.shape or a.sum() <= 0 or b.sum() <= 0:
-        raise ValueError(f"class counts must be of one length and not all 0, got {a.shape} and {b.shape}")
-    return float(np.abs(a / a.sum() - b / b.sum()).sum() / 2)
+    by_manifold = figure in ("precision", "recall")
+    counts = (a.manifold, b.manifold) if by_manifold else (a.count, b.count)
+    if figure not in ("kernel", "memorised") and counts[0] != counts[1]:
+        raise ValueError(f"{figure} of {counts[0]} and {counts[1]} images differs by their numbers alone: use 'kernel'")
+    return a.estimate(figure) - b.estimate(figure)
 
 
 def same_seed_distance(images: ArrayLike | Tensor, finest: ArrayLike | Tensor) -> FloatArray:

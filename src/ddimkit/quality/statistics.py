@@ -14,9 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from ddimkit.schedule import FloatArray
 
-__all__ = ["FeatureStatistics", "FloatArray", "KernelStatistics", "as_features"]
+__all__ = ["KERNEL_WIDTH", "FeatureStatistics", "FloatArray", "KernelStatistics", "as_features"]
 
-_KERNEL_DIMENSIONS = 192
+KERNEL_WIDTH = 192
+"""Wider features are not kept as sums of their kernel: the embedding would be larger than any set of images."""
+
 _CHUNK = 512
 
 
@@ -145,8 +147,8 @@ class KernelStatistics:
                 :func:`~ddimkit.quality.distances.kernel_distance` on the features themselves.
         """
         x = as_features(features)
-        if x.shape[1] > _KERNEL_DIMENSIONS:
-            raise ValueError(f"features of width {x.shape[1]} are too wide to be kept as sums, at most {_KERNEL_DIMENSIONS}")
+        if x.shape[1] > KERNEL_WIDTH:
+            raise ValueError(f"features of width {x.shape[1]} are too wide to be kept as sums, at most {KERNEL_WIDTH}")
         u = augmented(x)
         triples, scale = _triples(u.shape[1])
         total = np.zeros((u.shape[1],) * 3)
@@ -186,7 +188,7 @@ class KernelStatistics:
     @property
     def width(self) -> int:
         """The features' width d."""
-        return next(d for d in range(1, _KERNEL_DIMENSIONS + 1) if math.comb(d + 3, 3) == len(self.third))
+        return next(d for d in range(1, KERNEL_WIDTH + 1) if math.comb(d + 3, 3) == len(self.third))
 
     def distance(self, other: "KernelStatistics") -> float:
         """The unbiased estimate of the squared maximum mean discrepancy; 0 on average for equal distributions, and so at times < 0.

@@ -17,20 +17,20 @@ from ddimkit.noise import STREAM_X_T, keyed_normal
 from ddimkit.quality.features import Extractor
 from ddimkit.quality.measure import Quality, judge
 from ddimkit.quality.network import load_network
-from ddimkit.quality.reference import Reference
+from ddimkit.quality.reference import Reference, Training
 from ddimkit.tensorfile import check_sha256
 
 __all__ = ["YARDSTICKS", "Yardstick", "load_yardstick"]
 
 _WEIGHTS = Path(__file__).parent / "weights"
-_SCHEMA = 1
+_SCHEMA = 2
 _PRETRAINED: dict[str, dict[str, str]] = {
     "mnist": {
         "mnist-features.safetensors": "4ce0f3b3c0c8c941ded31d56391b97b3fc297c5ec1620216a8c586d389bdbbbf",
         "mnist-reference-test.safetensors": "e9cf10e5c433cee03bd9de0b37ae02cde658d752262659ab916257ec181e8e75",
         "mnist-reference-train.safetensors": "a12f8c75c16983680c5cc5826e7eca32de81c4575dc8ed5dfbfeecffa0388537",
-        "mnist-scale-test.json": "a0f9adaceb837ea1d3437d5ede8f36ccab38aa755e1609523fe49d0a8125bf6c",
-        "mnist-scale-train.json": "e14815258f626f233795f0e6bc19d963b00e43bd486b4211d4c7b4603e647f46",
+        "mnist-scale-test.json": "99a4bf6f3df59ab8d5308dc08dfd8765b35ed6b2d47cec0f72a4dbe19782a9d3",
+        "mnist-scale-train.json": "e16d8c2c9adbb77f23eec5d704b85bf2318fcf9c722c91034275c04507577378",
     }
 }
 """The hash of each file of the bundled yardsticks."""
@@ -50,12 +50,14 @@ class Yardstick:
         reference: the real images they are compared with.
         floor: how far other real images are from the reference: no sampler can be expected below.
         noise: how far pure noise is.
+        training: the training images, to look for memorised ones; None where they are not at hand.
     """
 
     extractor: Extractor
     reference: Reference
     floor: Quality
     noise: Quality
+    training: Training | None = None
 
     @classmethod
     def of(
@@ -80,7 +82,7 @@ class Yardstick:
 
     def judge_features(self, features: ArrayLike, seeds: Sequence[int]) -> Quality:
         """Every figure of images whose features (N, d) this yardstick's extractor made."""
-        return judge(features, seeds, self.reference, self.extractor)
+        return judge(features, seeds, self.reference, self.extractor, self.training)
 
     def save_scale(self, path: Path) -> str:
         """Write floor and noise as JSON; returns the file's SHA-256."""

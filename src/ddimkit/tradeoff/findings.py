@@ -14,6 +14,7 @@ __all__ = ["PowerFit", "findings", "fit_power", "lines", "main_line"]
 
 _CLOSE = 0.05
 _NOISY = 0.25
+_SAME = 0.5
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,15 @@ def fit_power(steps: Sequence[float], seconds: Sequence[float]) -> PowerFit | No
 
 def findings(curve: TradeoffCurve) -> list[str]:
     """The findings, a sentence or two each, in the order of the report."""
-    said = [_proportional(curve), *_speedups(curve), _overhead(curve), eta_cost(curve), _memory(curve), _noise(curve)]
+    said = [
+        _proportional(curve),
+        *_speedups(curve),
+        _overhead(curve),
+        eta_cost(curve),
+        _memory(curve),
+        _noise(curve),
+        _refining(curve),
+    ]
     return [*(s for s in said if s is not None), *quality_findings(curve, lines(curve, every_eta=True))]
 
 
@@ -124,3 +133,25 @@ def _noise(curve: TradeoffCurve) -> str | None:
         return f"The machine was steady: no configuration's times spread over more than {_NOISY:.0%}."
     named = ", ".join(wide)
     return f"The machine was not steady: times spread over more than {_NOISY:.0%} for {named}. Trust ratios, not seconds."
+
+
+def _refining(curve: TradeoffCurve) -> str | None:
+    """Whether more steps from the same seed draw the same image: nearer to it by half than images of different seeds are."""
+    finest = next((c for c in curve.configurations if c.label == curve.finest), None)
+    if finest is None or not curve.other_seeds_distance:
+        return None
+    near = [
+        c for c in curve.configurations if (c.sampler, c.eta) == (finest.sampler, finest.eta) and c.same_seed_distance is not None
+    ]
+    if not near:
+        return None
+    apart = {c.steps: (c.same_seed_distance or 0.0) / curve.other_seeds_distance for c in near}
+    same = sorted(steps for steps, share in apart.items() if share < _SAME)
+    others = sorted(steps for steps in apart if steps not in same)
+    parts = [f"the same image as with {', '.join(map(str, same))}"] if same else []
+    parts += [f"another than with {', '.join(map(str, others))}"] if others else []
+    shares = ", ".join(f"{share:.2g} at {steps}" for steps, share in sorted(apart.items()))
+    return (
+        f"Refining: with {finest.steps} steps a seed draws {' and '.join(parts)}. Distance to the image of the same seed, as a "
+        f"share of the distance between different seeds: {shares}."
+    )

@@ -7,9 +7,10 @@ What is not drawn, because it takes too long, is taken from an earlier study of 
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -34,6 +35,7 @@ _KIND = "ddimkit-drawn"
 _SCHEMA = 1
 _SAVE_EVERY_SECONDS = 30.0
 _IMAGES = 64
+_FEWEST = 5
 _BATCH = {"cpu": 64}
 _BATCH_DEVICE = 1000
 
@@ -58,7 +60,7 @@ class SampleCounts:
     def __post_init__(self) -> None:
         for name in ("short", "long", "noisy"):
             count = getattr(self, name)
-            if count is not None and (count < 0 or 0 < count < 5):
+            if count is not None and (count < 0 or 0 < count < _FEWEST):
                 raise ValueError(f"{name} must be 0 or at least 5 images, got {count}")
 
     def of(self, *, long: bool, noisy: bool) -> int:
@@ -80,6 +82,11 @@ class Judged:
     quality: Quality | None
     note: str
 
+    @property
+    def count(self) -> int:
+        """Images that the figures rest on."""
+        return 0 if self.quality is None else self.quality.count
+
 
 @dataclass(frozen=True, eq=False)
 class Judging:
@@ -91,6 +98,9 @@ class Judging:
         study: an earlier curve of the same model, whose figures stand for configurations that are not drawn.
         budget_seconds: the time that ``counts=None`` fills, at the pace of the timed runs.
         batch: images drawn at once; None for 64 on the CPU and 1000 elsewhere.
+        reuse: whether figures of the study stand also for what would be drawn, where they rest on at least as many images.
+        deadline_seconds: when drawing ends, done or not; None for no end. What is not done is judged on the images there are, or
+            by the study if it had more. Short runs without noise are drawn first, then long ones, then those with noise.
     """
 
     yardstick: Yardstick
@@ -98,6 +108,8 @@ class Judging:
     study: TradeoffCurve | None = None
     budget_seconds: float = 200.0
     batch: int | None = None
+    reuse: bool = False
+    deadline_seconds: float | None = None
 
     def run(
         self,
@@ -120,29 +132,49 @@ class Judging:
             progress: called with model calls of whole batches done, in all, and what runs.
         """
         counts = self.counts or self.affordable(made, pace)
+        end = math.inf if self.deadline_seconds is None else time.monotonic() + self.deadline_seconds
         wanted = {c.label: counts.of(long=c.long, noisy=_noisy(c)) for c in made}
         total, done, found = sum(c.sampler.nfe * wanted[c.label] for c in made), 0, dict[str, Judged]()
-        for c in made:
-            if not wanted[c.label]:
-                found[c.label] = self.from_study(c, bundle)
-                continue
+        for c in sorted(made, key=lambda c: (_noisy(c) and not c.baseline, c.sampler.nfe)):
+            count, known = wanted[c.label], self.from_study(c, bundle)
+            if not count or (self.reuse and known.count >= count):
+                found[c.label] = known
+            else:
 
-            said = list[int]()
+                def report(images: int, what: str, c: Configuration = c, before: int = done) -> None:
+                    progress(before + images * c.sampler.nfe, total, f"{what} of {c.label}")
 
-            def report(images: int, c: Configuration = c, before: int = done, said: list[int] = said) -> None:
-                said.append(images)
-                progress(before + images * c.sampler.nfe, total, f"images of {c.label}")
-
-            path = None if folder is None else folder / DRAWN / f"{c.label.replace(' ', '-')}.safetensors"
-            drawn = draw(
-                c.sampler, bundle, wanted[c.label], self.yardstick, device=device, batch=self.batch, path=path, progress=report
-            )
-            if not said:
-                progress(done + wanted[c.label] * c.sampler.nfe, total, f"{KEPT}: images of {c.label}")
-            quality = self.yardstick.judge_features(drawn.features.numpy(), range(wanted[c.label]))
-            found[c.label] = Judged(quality, "this run")
-            done += c.sampler.nfe * wanted[c.label]
+                drawn = self._draw(c, bundle, count, device, folder, end, report)
+                found[c.label] = max((drawn, known), key=lambda judged: judged.count)
+            done += c.sampler.nfe * count
         return found
+
+    def _draw(
+        self,
+        c: Configuration,
+        bundle: ModelBundle,
+        count: int,
+        device: torch.device,
+        folder: Path | None,
+        end: float,
+        report: Callable[[int, str], None],
+    ) -> Judged:
+        """Draw and judge one configuration, on fewer images if the end comes before."""
+        said = list[int]()
+
+        def progress(images: int) -> None:
+            said.append(images)
+            report(images, "images")
+
+        path = None if folder is None else folder / DRAWN / f"{c.label.replace(' ', '-')}.safetensors"
+        drawn = draw(
+            c.sampler, bundle, count, self.yardstick, device=device, batch=self.batch, path=path, progress=progress, end=end
+        )
+        if len(drawn) < _FEWEST:
+            return Judged(None, "not drawn before the time was over")
+        if not said:
+            report(count, f"{KEPT}: images")
+        return Judged(self.yardstick.judge_features(drawn.features.numpy(), range(len(drawn))), "this run")
 
     def affordable(self, made: Sequence[Configuration], pace: float) -> SampleCounts:
         """As many images of up to 100 steps as fill the budget, between 64 and 2000, in sixteens."""
@@ -177,8 +209,12 @@ class Drawn:
         images: (M, C, H, W) unsigned bytes, the first ones.
     """
 
-    features: Tensor
-    images: Tensor
+    features: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    images: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.features)
 
 
 def draw(
@@ -191,8 +227,9 @@ def draw(
     batch: int | None = None,
     path: Path | None = None,
     progress: Callable[[int], None] | None = None,
+    end: float = math.inf,
 ) -> Drawn:
-    """The first ``count`` images of a sampler, as features.
+    """The first ``count`` images of a sampler, as features; fewer where there was no time for more.
 
     Args:
         sampler: what draws them, image i from seed i.
@@ -203,6 +240,7 @@ def draw(
         batch: images drawn at once; None for 64 on the CPU and 1000 elsewhere.
         path: file that keeps what is drawn; more images than asked for stay in it. None keeps nothing.
         progress: called before each batch with the number of images drawn so far, kept ones included.
+        end: no batch is begun after this time of ``time.monotonic``; what was drawn until then is returned.
 
     Raises:
         ValueError: a batch below 1.
@@ -210,17 +248,18 @@ def draw(
     """
     identity = _identity(sampler, bundle, yardstick)
     drawn, saved, progress = _kept(path, identity), time.monotonic(), progress or _silent
+    kept = len(drawn)
     batch = _BATCH.get(device.type, _BATCH_DEVICE) if batch is None else batch
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
-    while drawn is None or len(drawn.features) < count:
-        have = 0 if drawn is None else len(drawn.features)
-        progress(have)
-        drawn = _more(drawn, sampler, bundle, range(have, min(count, have + batch)), yardstick, device)
-        done = len(drawn.features) >= count
-        if path is not None and (done or time.monotonic() - saved > _SAVE_EVERY_SECONDS):
+    while len(drawn) < count and time.monotonic() < end:
+        progress(len(drawn))
+        drawn = _more(drawn, sampler, bundle, min(batch, count - len(drawn)), yardstick, device)
+        if path is not None and time.monotonic() - saved > _SAVE_EVERY_SECONDS:
             _keep(drawn, path, identity)
-            saved = time.monotonic()
+            saved, kept = time.monotonic(), len(drawn)
+    if path is not None and len(drawn) > kept:
+        _keep(drawn, path, identity)
     return Drawn(drawn.features[:count], drawn.images[:count])
 
 
@@ -228,16 +267,12 @@ def _silent(done: int) -> None:
     del done
 
 
-def _more(
-    drawn: Drawn | None, sampler: PlanSampler, bundle: ModelBundle, seeds: range, yardstick: Yardstick, device: torch.device
-) -> Drawn:
-    made = sampler.sample(bundle.model, (len(seeds), *bundle.sample_shape), seed=seeds.start, device=device)
-    features = torch.from_numpy(yardstick.extractor(made)).to(torch.float32)
-    images = to_bytes(made[:_IMAGES]).cpu()
-    if drawn is None:
-        return Drawn(features, images[:_IMAGES])
-    kept = drawn.images if len(drawn.images) >= _IMAGES else torch.cat((drawn.images, images))[:_IMAGES]
-    return Drawn(torch.cat((drawn.features, features)), kept)
+def _more(drawn: Drawn, sampler: PlanSampler, bundle: ModelBundle, count: int, yardstick: Yardstick, device: torch.device) -> Drawn:
+    made = sampler.sample(bundle.model, (count, *bundle.sample_shape), seed=len(drawn), device=device)
+    features, images = torch.from_numpy(yardstick.extractor(made)).to(torch.float32), to_bytes(made[:_IMAGES]).cpu()
+    if not len(drawn):
+        return Drawn(features, images)
+    return Drawn(torch.cat((drawn.features, features)), torch.cat((drawn.images, images))[:_IMAGES])
 
 
 def _identity(sampler: PlanSampler, bundle: ModelBundle, yardstick: Yardstick) -> str:
@@ -256,9 +291,9 @@ def _keep(drawn: Drawn, path: Path, identity: str) -> None:
     partial.replace(path)
 
 
-def _kept(path: Path | None, identity: str) -> Drawn | None:
+def _kept(path: Path | None, identity: str) -> Drawn:
     if path is None or not path.exists():
-        return None
+        return Drawn()
     file = read_tensors(path, kind=_KIND, schema=_SCHEMA)
     if file.settings.get("identity") != identity:
         raise DDIMKitError(f"{path} holds images of another model, sampler or extractor: choose another folder, or remove it")

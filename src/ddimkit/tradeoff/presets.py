@@ -7,7 +7,7 @@ from ddimkit.models.bundle import ModelBundle, PresetName
 from ddimkit.samplers import DDIMSampler
 from ddimkit.sampling import PlanSampler
 from ddimkit.tradeoff.configurations import SamplerMaker, sigma_hat
-from ddimkit.tradeoff.recommend import Recommendation, Verdict, best_of, recommendations
+from ddimkit.tradeoff.recommend import Recommendation, best_of, recommendations
 from ddimkit.tradeoff.results import TradeoffCurve
 from ddimkit.tradeoff.studies import find_study
 
@@ -38,13 +38,15 @@ class Choice:
     reason: str
 
 
-def preset(name: PresetName, *, model: ModelBundle) -> PlanSampler:
+def preset(name: PresetName, *, model: ModelBundle, refinable: bool = True) -> PlanSampler:
     """The sampler of a named preset for a model.
 
     Args:
         name: ``"realtime"`` (``"fast"``) keeps half of the baseline's quality, ``"interactive"`` (``"balanced"``) four fifths,
             ``"production"`` (``"quality"``) is within 5 % of it, with a safety buffer of 20 %; ``"research"`` takes the most steps.
         model: whose study decides; without one, DDIM with 50, 100, 250 and 1000 steps, at most as many as the model has.
+        refinable: only samplers without noise: a seed then draws nearly the same image in every preset, so that a preview can be
+            taken up again, better. False takes the best of all.
 
     Raises:
         ValueError: no preset has this name.
@@ -58,7 +60,7 @@ def preset(name: PresetName, *, model: ModelBundle) -> PlanSampler:
         raise TypeError(
             f"model must be a ModelBundle, as in preset(name, model=load_pretrained('mnist')), got {type(model).__name__}"
         )
-    known = choices(model)
+    known = choices(model, refinable=refinable)
     wanted = _ALIASES.get(name, name)
     if wanted not in known:
         raise ValueError(f"the presets are {', '.join([*known, *_ALIASES])}, got {name!r}")
@@ -67,52 +69,40 @@ def preset(name: PresetName, *, model: ModelBundle) -> PlanSampler:
     return model.sampler(_MAKERS[choice.sampler], steps=choice.steps, **keywords)
 
 
-def choices(model: ModelBundle) -> dict[str, Choice]:
+def choices(model: ModelBundle, *, refinable: bool = True) -> dict[str, Choice]:
     """Every preset of a model by its name, with the reason."""
     study = find_study(model)
     if study is None:
         most, none = model.schedule.num_timesteps, "no study of this model has been made"
         return {name: Choice(name, "DDIMSampler", min(steps, most), 0.0, none) for name, steps in _UNMEASURED.items()}
-    return from_study(study)
+    return from_study(study, refinable=refinable)
 
 
-def from_study(study: TradeoffCurve) -> dict[str, Choice]:
-    """The presets that a study's figures give.
+def from_study(study: TradeoffCurve, *, refinable: bool = True) -> dict[str, Choice]:
+    """The presets that a study's figures give, all of one sampler and eta; without noise where they are to be refinable.
 
     Raises:
         DDIMKitError: nothing in the study can be a preset.
     """
-    known = [r for r in recommendations(study) if r.sampler in _MAKERS]
+    known = [r for r in recommendations(study) if r.sampler in _MAKERS and not (refinable and (r.eta or r.sampler == "sigma_hat"))]
     if not known:
-        raise DDIMKitError("the study judged no sampler that a preset can be made of")
-    made = {name: _fewest(name, known, share) for name, share in _KEPT.items()}
-    best = best_of(known)
-    made["production"] = _closest("production", known) if best.steps is None else _recommended(best, best.steps)
-    finest = max(known, key=lambda r: r.verdicts[0].steps)
-    why = f"{finest.verdicts[0].label}, the most steps of the study"
-    made["research"] = Choice("research", finest.sampler, finest.verdicts[0].steps, finest.eta, why)
-    return made
+        raise DDIMKitError("the study judged no sampler that such a preset can be made of")
+    line = best_of(known)
+    finest = line.verdicts[0]
+    found = {name: _fewest(line, share) for name, share in _KEPT.items()}
+    found["production"] = _closest(line) if line.steps is None else (line.steps, line.reasons[1])
+    found["research"] = (finest.steps, f"{finest.label}, the most steps of the study")
+    return {name: Choice(name, line.sampler, steps, line.eta, reason) for name, (steps, reason) in found.items()}
 
 
-def _fewest(name: str, known: list[Recommendation], share: float) -> Choice:
-    """The fewest steps of any sampler that keep a share of the baseline's quality, the better one of equals."""
-    kept = [(v.steps, v.excess, i) for i, r in enumerate(known) for v in r.verdicts if v.kept >= share]
+def _fewest(line: Recommendation, share: float) -> tuple[int, str]:
+    """The fewest steps known to keep a share of the baseline's quality, and the reason."""
+    kept = [v for v in line.verdicts if v.keeps(share)]
     if not kept:
-        return _closest(name, known)
-    steps, _, i = min(kept)
-    found = next(v for v in known[i].verdicts if v.steps == steps)
-    return _choice(name, known[i], found, f"the fewest steps that keep {share:.0%} of the baseline's quality ({found.kept:.0%})")
+        return _closest(line)
+    found = min(kept, key=lambda v: v.steps)
+    return found.steps, f"the fewest steps known to keep {share:.0%} of the baseline's quality ({found.kept:.0%})"
 
 
-def _closest(name: str, known: list[Recommendation]) -> Choice:
-    _, i = min((v.excess, i) for i, r in enumerate(known) for v in r.verdicts)
-    found = min(known[i].verdicts, key=lambda v: v.excess)
-    return _choice(name, known[i], found, "the closest to the baseline, which none is known to reach")
-
-
-def _choice(name: str, known: Recommendation, found: Verdict, reason: str) -> Choice:
-    return Choice(name, known.sampler, found.steps, known.eta, reason)
-
-
-def _recommended(best: Recommendation, steps: int) -> Choice:
-    return Choice("production", best.sampler, steps, best.eta, best.reasons[1])
+def _closest(line: Recommendation) -> tuple[int, str]:
+    return min(line.verdicts, key=lambda v: v.excess).steps, "the closest to the baseline, which none is known to reach"

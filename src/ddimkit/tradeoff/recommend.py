@@ -32,6 +32,7 @@ class Verdict:
         interval: the 95 % interval of that, paired by seeds.
         verdict: ``"within"``, ``"worse"`` or ``"cannot tell"``.
         kept: share of the baseline's quality that it keeps.
+        kept_interval: the 95 % interval of that.
     """
 
     label: str
@@ -40,6 +41,11 @@ class Verdict:
     interval: tuple[float, float]
     verdict: Literal["within", "worse", "cannot tell"]
     kept: float
+    kept_interval: tuple[float, float]
+
+    def keeps(self, share: float) -> bool:
+        """Whether it is known to keep a share of the baseline's quality."""
+        return self.kept_interval[0] >= share
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Recommendation:
         buffer: share of steps added.
         allowed: the largest allowed excess, in units of the distance.
         verdicts: what each step count of the line showed, by falling steps.
-        balanced: the 80/20 point: the smallest count that keeps 80 % of the baseline's quality; None if none does.
+        balanced: the 80/20 point: the smallest count known to keep 80 % of the baseline's quality; None if none is.
         reasons: the same in sentences.
     """
 
@@ -137,21 +143,11 @@ def recommendations(
     """The recommendation of every sampler and eta by itself; :func:`recommend` says what the arguments are, and what is raised."""
     if not 0 < tolerance < math.inf or not 0 <= buffer < math.inf:
         raise ValueError(f"tolerance must be above 0 and buffer at least 0, got {tolerance} and {buffer}")
-    base = _quality_of(curve.baseline)
     if curve.floor is None:
         raise DDIMKitError("the curve has no floor: measure it with a yardstick, as `ddimkit sweep` does")
-    floor = curve.floor.estimate(distance)
-    low, high = floor.interval()
-    margin = (high - low) / 2
-    baseline = base.estimate(distance).value
-    allowed = tolerance * (max(baseline - floor.value, 0.0) + margin)
-    found = []
-    for line in lines(curve, every_eta=True):
-        judged = [c for c in line if c.quality is not None]
-        if judged:
-            verdicts = [_verdict(c, base, allowed, floor.value, margin, baseline, distance) for c in judged]
-            found.append(_choose(judged[0], verdicts, tolerance, buffer, allowed, curve))
-    return found
+    scale = _Scale(_quality_of(curve.baseline), curve.floor, distance, tolerance, buffer)
+    judged = [[c for c in line if c.quality is not None] for line in lines(curve, every_eta=True)]
+    return [_choose(line, scale, curve) for line in judged if line]
 
 
 def _quality_of(c: ConfigurationResult) -> Quality:
@@ -160,29 +156,49 @@ def _quality_of(c: ConfigurationResult) -> Quality:
     return c.quality
 
 
-def _verdict(
-    c: ConfigurationResult, base: Quality, allowed: float, floor: float, margin: float, baseline: float, distance: Distance
-) -> Verdict:
-    quality = _quality_of(c)
-    excess = difference(quality, base, distance)
-    low, high = excess.interval()
-    verdict: Literal["within", "worse", "cannot tell"]
-    verdict = "within" if high <= allowed else "worse" if low > allowed else "cannot tell"
-    kept = quality_kept(quality.estimate(distance).value, baseline, floor, margin)
-    return Verdict(c.label, c.steps, excess.value, (low, high), verdict, kept)
+@dataclass(frozen=True, eq=False)
+class _Scale:
+    """What every step count is held against."""
+
+    base: Quality
+    floor: Quality
+    distance: Distance
+    tolerance: float
+    buffer: float
+
+    @property
+    def margin(self) -> float:
+        low, high = self.floor.estimate(self.distance).interval()
+        return (high - low) / 2
+
+    @property
+    def allowed(self) -> float:
+        above = self.base.estimate(self.distance).value - self.floor.estimate(self.distance).value
+        return self.tolerance * (max(above, 0.0) + self.margin)
+
+    def kept(self, excess: float) -> float:
+        baseline = self.base.estimate(self.distance).value
+        return quality_kept(baseline + excess, baseline, self.floor.estimate(self.distance).value, self.margin)
+
+    def verdict(self, c: ConfigurationResult) -> Verdict:
+        excess = difference(_quality_of(c), self.base, self.distance)
+        low, high = excess.interval()
+        verdict: Literal["within", "worse", "cannot tell"]
+        verdict = "within" if high <= self.allowed else "worse" if low > self.allowed else "cannot tell"
+        kept = self.kept(excess.value), (self.kept(high), self.kept(low))
+        return Verdict(c.label, c.steps, excess.value, (low, high), verdict, *kept)
 
 
-def _choose(
-    first: ConfigurationResult, verdicts: Sequence[Verdict], tolerance: float, buffer: float, allowed: float, curve: TradeoffCurve
-) -> Recommendation:
-    """The recommendation of one line, its verdicts by falling steps."""
+def _choose(line: Sequence[ConfigurationResult], scale: _Scale, curve: TradeoffCurve) -> Recommendation:
+    """The recommendation of one sampler and eta, its results by falling steps."""
+    verdicts = tuple(scale.verdict(c) for c in line)
     last = _search(verdicts)
     bare = None if last is None else verdicts[last].steps
-    most = curve.baseline.nfe
-    steps = None if bare is None else min(most, math.ceil(round(bare * (1 + buffer), 9)))
-    balanced = min((v.steps for v in verdicts if v.kept >= _ENOUGH), default=None)
-    reasons = tuple(_reasons(verdicts, last, steps, balanced, tolerance, buffer, allowed, curve))
-    return Recommendation(steps, bare, first.sampler, first.eta, tolerance, buffer, allowed, tuple(verdicts), balanced, reasons)
+    steps = None if bare is None else min(curve.baseline.nfe, math.ceil(round(bare * (1 + scale.buffer), 9)))
+    balanced = min((v.steps for v in verdicts if v.keeps(_ENOUGH)), default=None)
+    reasons = (*_reasons(verdicts, last, steps, scale, curve), _balance(verdicts, balanced))
+    first, given = line[0], (scale.tolerance, scale.buffer, scale.allowed)
+    return Recommendation(steps, bare, first.sampler, first.eta, *given, verdicts, balanced, reasons)
 
 
 def _search(verdicts: Sequence[Verdict]) -> int | None:
@@ -197,33 +213,42 @@ def _search(verdicts: Sequence[Verdict]) -> int | None:
     return next((i - 1 for i in range(start + 1, len(verdicts)) if not within[i]), len(verdicts) - 1)
 
 
-def _reasons(
-    verdicts: Sequence[Verdict],
-    last: int | None,
-    steps: int | None,
-    balanced: int | None,
-    tolerance: float,
-    buffer: float,
-    allowed: float,
-    curve: TradeoffCurve,
-) -> list[str]:
-    base, share = curve.baseline.label, f"{100 * tolerance:.3g} %"
+def _reasons(verdicts: Sequence[Verdict], last: int | None, steps: int | None, scale: _Scale, curve: TradeoffCurve) -> list[str]:
+    base, share = curve.baseline.label, f"{100 * scale.tolerance:.3g} %"
     said = [
-        f"The tolerance allows {allowed:.3g} more than {base}, {share} of its distance above the floor and the floor's interval."
+        f"The tolerance allows {scale.allowed:.3g} more than {base}: {share} of its distance above the floor and of the floor's "
+        "interval."
     ]
     if last is not None:
         v = verdicts[last]
-        said.append(f"{v.label} is within it: {_excess(v)}. With a buffer of {100 * buffer:.3g} % that is {steps} steps.")
+        said.append(f"{v.label} is within it: {_excess(v)}. With a buffer of {100 * scale.buffer:.3g} % that is {steps} steps.")
         said += [f"{w.label} is worse: {_excess(w)}." for w in verdicts[:last] if w.verdict == "worse"]
-        said += [f"{v.label} is {_word(v)}: {_excess(v)}.{_more(v, allowed, curve)}" for v in verdicts[last + 1 : last + 2]]
+        said += [f"{v.label} is {_word(v)}: {_excess(v)}.{_more(v, scale, curve)}" for v in verdicts[last + 1 : last + 2]]
     elif all(v.verdict == "worse" for v in verdicts):
         best = min(verdicts, key=lambda v: v.excess)
         said.append(f"No step count is within it; the closest is {best.label}: {_excess(best)}.")
     else:
         unsure = min((v for v in verdicts if v.verdict == "cannot tell"), key=lambda v: v.excess)
-        said.append(f"These samples cannot tell: {unsure.label} is at {_excess(unsure)}.{_more(unsure, allowed, curve)}")
-    point = "No step count keeps" if balanced is None else f"{balanced} steps are the fewest that keep"
-    return [*said, f"{point} {_ENOUGH:.0%} of the baseline's quality, by the figures without their intervals."]
+        said.append(f"These samples cannot tell: {unsure.label} is at {_excess(unsure)}.{_more(unsure, scale, curve)}")
+    return said
+
+
+def _balance(verdicts: Sequence[Verdict], balanced: int | None) -> str:
+    share = f"{_ENOUGH:.0%} of the baseline's quality"
+    if balanced is not None:
+        v = next(v for v in verdicts if v.steps == balanced)
+        return f"{balanced} steps are the fewest known to keep {share}: {_kept(v)}."
+    likely = min((v for v in verdicts if v.kept >= _ENOUGH), key=lambda v: v.steps, default=None)
+    if likely is None:
+        return f"No step count keeps {share}."
+    return (
+        f"No step count is known to keep {share}; by the figure alone {likely.steps} steps do: {_kept(likely)}. Take more samples."
+    )
+
+
+def _kept(v: Verdict) -> str:
+    low, high = v.kept_interval
+    return f"{v.kept:.0%} (95 % interval {low:.0%} to {high:.0%})"
 
 
 def _excess(v: Verdict) -> str:
@@ -236,12 +261,12 @@ def _word(v: Verdict) -> str:
     return "outside" if v.verdict == "worse" else v.verdict if v.verdict == "within" else "undecided"
 
 
-def _more(v: Verdict, allowed: float, curve: TradeoffCurve) -> str:
+def _more(v: Verdict, scale: _Scale, curve: TradeoffCurve) -> str:
     """How many samples would settle it if the figure stays and every interval narrows with their root."""
     if v.verdict != "cannot tell":
         return ""
     counts = [c.quality.count for c in curve.configurations if c.label == v.label and c.quality is not None]
     low, high = v.interval
-    away = abs(allowed - v.excess) or (high - low) / 4
+    away = abs(scale.allowed - v.excess) or (high - low) / 4
     needed = math.ceil(counts[0] * max(1.0, (high - low) / 2 / away) ** 2)
     return f" Take more samples: about {needed:,}, of the baseline too, would tell if the figure stays."

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from ddimkit.quality.estimate import Estimate
 from ddimkit.quality.measure import Quality
 from ddimkit.tradeoff.findings import findings
 from ddimkit.tradeoff.results import ConfigurationResult, Spread, TradeoffCurve
@@ -27,6 +28,7 @@ QUALITY_COLUMNS = (
     "Fréchet distance",
     "precision / recall",
     "class distance",
+    "memorised",
     "same-seed distance",
     "from",
 )
@@ -114,7 +116,8 @@ def _quality(curve: TradeoffCurve) -> list[str]:
         f"Distances to the {label.images:,} images of {label.reference}, through the feature network {label.extractor!r} "
         f"(SHA-256 {label.extractor_sha256[:12]}…), {pixels}. The kernel distance is unbiased, its 95 % "
         "intervals are a bootstrap's, paired by seeds; the Fréchet distance falls with the number of images, and is comparable at "
-        "equal numbers only, as are precision and recall. Same-seed distance: from what the sampler draws in the most steps.",
+        "equal numbers only, as are precision and recall. Memorised: the share that lies nearer to a training image than "
+        f"99 % of other real images do. Same-seed distance: from what {curve.finest} draws.",
         "",
         "| " + " | ".join(QUALITY_COLUMNS) + " |",
         "|" + "---|" * len(QUALITY_COLUMNS),
@@ -131,8 +134,17 @@ def quality_cells(name: str, quality: Quality | None, same_seed: float | None, n
     """Quality figures as the texts of one table row."""
     apart = "–" if same_seed is None else f"{same_seed:.4f}"
     if quality is None:
-        return name, "–", "–", "–", "–", "–", apart, note
+        return name, "–", "–", "–", "–", "–", "–", apart, note
     low, high = quality.kernel.interval()
-    classes = "–" if quality.class_distance is None else f"{quality.class_distance:.3f}"
-    kernel, pair = f"{quality.kernel.value:.3g} ({low:.3g} to {high:.3g})", f"{quality.precision:.3f} / {quality.recall:.3f}"
-    return name, f"{quality.count:,}", kernel, f"{quality.frechet.value:.3g}", pair, classes, apart, note
+    pair = f"{_within(quality.precision)} / {_within(quality.recall)}"
+    shares = _within(quality.class_distance), _within(quality.memorised)
+    kernel = f"{quality.kernel.value:.3g} ({low:.3g} to {high:.3g})"
+    return name, f"{quality.count:,}", kernel, f"{quality.frechet.value:.3g}", pair, *shares, apart, note
+
+
+def _within(share: Estimate | None) -> str:
+    """A share and half the width of its 95 % interval."""
+    if share is None:
+        return "–"
+    low, high = share.interval()
+    return f"{share.value:.3f} ±{(high - low) / 2:.3f}"

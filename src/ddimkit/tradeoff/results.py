@@ -64,8 +64,8 @@ class ConfigurationResult:
         record: what reproduces the run.
         round_seconds: of the run in each round, the first round first; empty in results that kept none.
         quality_note: where the quality is from, or why there is none.
-        same_seed_distance: root mean square difference, on the scale [0, 1] of pixels, from the images of the same seeds that the
-            same sampler draws in the most steps of the sweep; None for those images themselves.
+        same_seed_distance: root mean square difference, on the scale [0, 1] of pixels, from the images that the curve's ``finest``
+            configuration draws from the same seeds; None for those images themselves.
     """
 
     sampler: str
@@ -118,6 +118,8 @@ class TradeoffCurve:
         configurations: the results.
         floor: quality of other real images: no sampler can be expected below. None where nothing was judged.
         noise: quality of pure noise, the other end of the scale.
+        finest: label of the configuration that same-seed distances are from: of those without noise the one of the most steps.
+        other_seeds_distance: the mean of the same distance between its images of different seeds; None where it has but one.
         samples: the images of each configuration by its label, (B, \*sample_shape), not saved with the curve.
     """
 
@@ -128,6 +130,8 @@ class TradeoffCurve:
     configurations: tuple[ConfigurationResult, ...]
     floor: Quality | None = None
     noise: Quality | None = None
+    finest: str | None = None
+    other_seeds_distance: float | None = None
     samples: Mapping[str, NDArray[np.float32]] = field(default_factory=dict[str, NDArray[np.float32]], compare=False, repr=False)
 
     @property
@@ -170,7 +174,8 @@ class TradeoffCurve:
             if sum(c.baseline for c in results) != 1:
                 raise ValueError("it has no baseline, or several")
             floor, noise = _quality(saved.get("floor")), _quality(saved.get("noise"))
-            return cls(saved["model"], saved["machine"], saved["versions"], saved["settings"], results, floor, noise)
+            apart = saved.get("finest"), saved.get("other_seeds_distance")
+            return cls(saved["model"], saved["machine"], saved["versions"], saved["settings"], results, floor, noise, *apart)
         except (AttributeError, KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
             raise DDIMKitError(f"{path} is not the results.json of a sweep: {type(error).__name__} {error}") from error
 

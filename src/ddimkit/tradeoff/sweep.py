@@ -173,9 +173,11 @@ def sweep(
     if judging is not None:
         pace = median(measured.tenths[made[0].label]) / made[0].sampler.nfe / len(seeds)
         found = judging.run(made, bundle, pace, device=device, folder=out, progress=progress or _silent)
-    results = tuple(_result(c, measured, seeds, made, found.get(c.label, Judged(None, "not judged in this run"))) for c in made)
+    unjudged, finest = Judged(None, "not judged in this run"), _finest(made).label
+    results = tuple(_result(c, measured, seeds, made, found.get(c.label, unjudged)) for c in made)
     floor, noise = (None, None) if judging is None else (judging.yardstick.floor, judging.yardstick.noise)
-    return TradeoffCurve(model, machine, versions(), settings, results, floor, noise, measured.samples)
+    apart = _other_seeds(measured.samples[finest])
+    return TradeoffCurve(model, machine, versions(), settings, results, floor, noise, finest, apart, measured.samples)
 
 
 def _listed(values: Sequence[T], name: str, kind: Callable[[Any], T]) -> tuple[T, ...]:
@@ -240,29 +242,33 @@ def _extras(c: Configuration, bundle: ModelBundle, seeds: tuple[int, ...], devic
     return {"sampler_overhead_seconds": overhead, "peak_memory_bytes": peak, "peak_memory_note": note}
 
 
-def _same_seeds(c: Configuration, measured: _Measured, made: list[Configuration]) -> float | None:
-    """The distance from what the same sampler and eta draw in the most steps."""
-    finest = max((o for o in made if (o.name, o.eta) == (c.name, c.eta)), key=lambda o: o.steps)
-    if finest.label == c.label:
-        return None
-    return float(same_seed_distance(measured.samples[c.label], measured.samples[finest.label]).mean())
+def _finest(made: list[Configuration]) -> Configuration:
+    """Of the configurations without noise the first of the most steps: what the others come closer to as their steps grow."""
+    return max(made, key=lambda c: (not (c.sampler.plan().c > 0).any(), c.steps))
+
+
+def _other_seeds(images: NDArray[np.float32]) -> float | None:
+    """The mean distance between images of different seeds, each beside the next."""
+    return float(same_seed_distance(images, np.roll(images, 1, axis=0)).mean()) if len(images) > 1 else None
+
+
+def _speed(c: Configuration, measured: _Measured, base: Configuration) -> tuple[Spread, float, Spread]:
+    """The spread of the seconds, the speed-up over the baseline, and its spread."""
+    times, tenths = measured.seconds[c.label], measured.tenths.get(c.label)
+    if tenths is not None:
+        # One run each: their usual paces are compared, so that one slow spell of the machine in either does not decide.
+        spread, whole = Spread.of(tenths, "tenths of one run"), median(measured.tenths[base.label])
+        return spread, whole / median(tenths), Spread(whole / spread.high, whole / spread.low, spread.runs, spread.over)
+    pace = base.sampler.nfe / min(LONG, base.sampler.nfe)
+    speedups = [measured.reference[r] * pace / seconds for r, seconds in times.items()]
+    return Spread.of(list(times.values()), "rounds"), median(speedups), Spread.of(speedups, "rounds")
 
 
 def _result(
     c: Configuration, measured: _Measured, seeds: tuple[int, ...], made: list[Configuration], judged: Judged
 ) -> ConfigurationResult:
-    base, times, tenths = made[0], measured.seconds[c.label], measured.tenths.get(c.label)
-    total = median(times.values())
-    if tenths is not None:
-        # One run each: their usual paces are compared, so that one slow spell of the machine in either does not decide.
-        spread, whole = Spread.of(tenths, "tenths of one run"), median(measured.tenths[base.label])
-        speedup = whole / median(tenths)
-        speedup_spread = Spread(whole / spread.high, whole / spread.low, spread.runs, spread.over)
-    else:
-        spread = Spread.of(list(times.values()), "rounds")
-        pace = base.sampler.nfe / min(LONG, base.sampler.nfe)
-        speedups = [measured.reference[r] * pace / seconds for r, seconds in times.items()]
-        speedup, speedup_spread = median(speedups), Spread.of(speedups, "rounds")
+    times, images, finest = tuple(measured.seconds[c.label].values()), measured.samples[c.label], _finest(made).label
+    spread, speedup, speedup_spread = _speed(c, measured, made[0])
     return ConfigurationResult(
         sampler=c.name,
         steps=c.steps,
@@ -271,15 +277,15 @@ def _result(
         timesteps=tuple(c.sampler.timesteps),
         seeds=seeds,
         nfe=c.sampler.nfe,
-        total_seconds=total,
+        total_seconds=median(times),
         total_seconds_spread=spread,
-        per_sample_seconds=total / len(seeds),
+        per_sample_seconds=median(times) / len(seeds),
         speedup=speedup,
         speedup_spread=speedup_spread,
         quality=judged.quality,
         quality_note=judged.note,
-        same_seed_distance=_same_seeds(c, measured, made),
-        record=c.sampler.record((len(seeds), *measured.samples[c.label].shape[1:]), seed=seeds),
-        round_seconds=tuple(times.values()),
+        same_seed_distance=None if c.label == finest else float(same_seed_distance(images, measured.samples[finest]).mean()),
+        record=c.sampler.record((len(seeds), *images.shape[1:]), seed=seeds),
+        round_seconds=times,
         **measured.extras[c.label],
     )
