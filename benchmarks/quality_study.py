@@ -22,9 +22,9 @@ from tqdm import tqdm
 from ddimkit import DDIMSampler, TradeoffCurve, load_pretrained, recommend, sweep
 from ddimkit.models.data import load_images
 from ddimkit.quality import Training, Yardstick, load_yardstick, nearest
+from ddimkit.samplers.named import sigma_hat
 from ddimkit.tradeoff import studies
 from ddimkit.tradeoff.charts import draw_charts, save_grid
-from ddimkit.tradeoff.configurations import sigma_hat
 from ddimkit.tradeoff.judging import Judging, SampleCounts
 from ddimkit.tradeoff.report import write_report
 

@@ -15,9 +15,11 @@ sys.path.insert(0, str(HERE))
 
 import cli_reference  # noqa: E402  # needs the line above
 import promises_table  # noqa: E402
+import study_page  # noqa: E402
 
 import ddimkit  # noqa: E402
 from ddimkit import cli  # noqa: E402
+from ddimkit.tradeoff import studies  # noqa: E402
 
 project = "ddimkit"
 author = "The ddimkit developers"
@@ -165,10 +167,22 @@ class CommandLine(SphinxDirective):
         return self.parse_text_to_nodes(cli_reference.reference(cli.app), allow_section_headings=True)
 
 
+class Study(SphinxDirective):
+    """The figures of a bundled model's study."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        for path in (Path(study_page.__file__), *Path(studies.__file__).parent.glob("data/*.json")):
+            self.env.note_dependency(str(path))
+        return self.parse_text_to_nodes(study_page.page(self.arguments[0]), allow_section_headings=True)
+
+
 def setup(app: Sphinx) -> None:
     """Register what is defined here."""
     import_module("ddimkit.testing")  # a missing extra is better told here than as a page of warnings
     app.add_directive("promises-table", PromisesTable)
     app.add_directive("command-line", CommandLine)
+    app.add_directive("study", Study)
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("missing-reference", resolve_public_name)

@@ -291,3 +291,74 @@ def keyed_normals(seed: int, draw: int, stream: int, count: int) -> Array:
             radius, angle = math.sqrt(-2 * math.log(first)), 2 * math.pi * second
             values += [radius * math.cos(angle), radius * math.sin(angle)]
     return np.array(values[:count], dtype=np.float64)
+
+
+def mp_lagrange(nodes: Sequence[Mpf], j: int, u: Mpf) -> Mpf:
+    """The polynomial of lowest degree that is 1 at nodes[j] and 0 at the other nodes, at u."""
+    return MP.fprod((u - node) / (nodes[j] - node) for i, node in enumerate(nodes) if i != j)
+
+
+def mp_dpm_solver_pp_weights(lambdas: Sequence[Mpf], lambda_next: Mpf, alpha_next: Mpf, eta: int) -> list[Mpf]:
+    """Lu et al. eq. 8 (eta 0) or the SDE's solution, eq. 11 (eta 1), x_theta replaced by its interpolant, integrated numerically.
+
+    lambdas are those of the predictions, the newest, where the step begins, first.
+    """
+    rate, last = 1 + eta, MP.mpf(lambda_next)
+    return [
+        alpha_next
+        * MP.quad(lambda tau, j=j: rate * MP.exp(-rate * (last - tau)) * mp_lagrange(lambdas, j, tau), [lambdas[0], last])
+        for j in range(len(lambdas))
+    ]
+
+
+def mp_unipc_chain(alpha_bars: Sequence[Mpf], order: int, variant: str) -> list[list[Mpf]]:
+    """Zhao et al. algorithms 5 and 6 (data prediction, multistep) along finite levels, on symbols.
+
+    Every x is returned as its coefficients on (x_T, m_0, m_1, ...), m_i the model's answer at level i; x is what the model is asked
+    with: the predicted one, the correction still to come.
+    """
+    size = len(alpha_bars)
+    alpha, sigma = ([MP.sqrt(MP.mpf(v)) for v in column] for column in (alpha_bars, [1 - MP.mpf(a) for a in alpha_bars]))
+    lam = [MP.log(a / s) for a, s in zip(alpha, sigma, strict=True)]
+
+    def unit(i: int) -> list[Mpf]:
+        return [MP.mpf(int(j == i)) for j in range(size + 1)]
+
+    def combine(*terms: tuple[Mpf, list[Mpf]]) -> list[Mpf]:
+        return [MP.fsum(factor * vector[j] for factor, vector in terms) for j in range(size + 1)]
+
+    x, asked = unit(0), [unit(0)]
+    for i in range(1, size):
+        p, h = min(order, i), lam[i] - lam[i - 1]
+        B = h if variant == "bh1" else -MP.expm1(-h)  # of eq. 9 with the sign of data prediction taken out
+
+        def coefficients(r: list[Mpf], h: Mpf = h, B: Mpf = B) -> list[Mpf]:
+            """R_p(h) a_p B(h) = phi_p(h), eq. 8 and 9; a_1 = 1/2 where there is one."""
+            q = len(r)
+            if q == 1:
+                return [MP.mpf(1) / 2]
+            phi, right = -MP.expm1(-h), []  # phi_(k+1) below: the integral of e^-(h-u) (u/h)^k
+            for k in range(1, q + 1):
+                phi = 1 - k * phi / h
+                right.append(phi / B)
+            return list(MP.lu_solve(MP.matrix([[value**k for value in r] for k in range(1, q + 1)]), MP.matrix(right)))
+
+        m0 = unit(i)  # the model's answer at level i - 1 is symbol i
+        base = combine((sigma[i] / sigma[i - 1], x), (-alpha[i] * MP.expm1(-h), m0))
+        r = [(lam[i - 1 - k] - lam[i - 1]) / h for k in range(1, p)]
+        older = [unit(i - k) for k in range(1, p)]
+        a = coefficients(r) if r else []
+        predicted = combine((1, base), *((alpha[i] * B * w, combine((1, m), (-1, m0))) for w, m in _over(a, r, older)))
+        asked.append(predicted)
+        a = coefficients([*r, MP.mpf(1)])
+        x = combine(
+            (1, base), *((alpha[i] * B * w, combine((1, m), (-1, m0))) for w, m in _over(a, [*r, 1], [*older, unit(i + 1)]))
+        )
+    return asked
+
+
+def _over(a: Sequence[Mpf], r: Sequence[Mpf], vectors: Sequence[list[Mpf]]) -> list[tuple[Mpf, list[Mpf]]]:
+    """Each vector with its factor: in the equations for a the powers of r begin at 1, so a already holds the 1/r of D/r."""
+    if len(a) == 1:
+        return [(a[0] / r[0], vectors[0])]
+    return list(zip(a, vectors, strict=True))

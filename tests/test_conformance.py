@@ -11,7 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddimkit import DDIMSampler, DDPMSampler, DynamicThreshold, NoiseSchedule, Plan, PlanSampler, SamplerState
+from ddimkit import (
+    DDIMSampler,
+    DDPMSampler,
+    DPMSolverPPSampler,
+    DynamicThreshold,
+    NoiseSchedule,
+    Plan,
+    PlanSampler,
+    SamplerState,
+    UniPCSampler,
+)
 from ddimkit.testing import SamplerConformance
 from plugins import AdamsBashforth2
 
@@ -50,6 +60,13 @@ TestDDIMFromFlow = conformance(of(DDIMSampler, prediction="flow", eta=0.7), Nois
 TestDDPMSmall = conformance(of(DDPMSampler, variance="fixed_small"))
 TestDDPMLarge = conformance(of(DDPMSampler, variance="fixed_large"))
 TestDDPMLearned = conformance(of(DDPMSampler, variance="learned_range", prediction="v"))
+TestDPMSolver = conformance(of(DPMSolverPPSampler))
+TestDPMSolverThird = conformance(of(DPMSolverPPSampler, order=3))
+TestDPMSolverNoise = conformance(of(DPMSolverPPSampler, eta=1))
+TestDPMSolverClipped = conformance(of(DPMSolverPPSampler, order=3, eta=1, clip=(-1, 1), prediction="v"))
+TestUniPC = conformance(of(UniPCSampler))
+TestUniPCThird = conformance(of(UniPCSampler, order=3, variant="bh1", prediction="x0"))
+TestUniPCFlow = conformance(of(UniPCSampler, order=1, prediction="flow"), NoiseSchedule.rectified_flow())
 TestAdamsBashforth = conformance(of(AdamsBashforth2))
 TestAdamsBashforthFromV = conformance(of(AdamsBashforth2, prediction="v"))
 TestBarePlan = conformance(bare(of(DDIMSampler, eta=0.5)))

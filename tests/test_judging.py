@@ -12,9 +12,10 @@ from curves import SHAPE, blue, toy
 from ddimkit import DDIMKitError, DDIMSampler, TradeoffCurve, sweep
 from ddimkit.quality import Extractor, Reference, Yardstick
 from ddimkit.quality.features import to_bytes
+from ddimkit.samplers.named import sigma_hat
 from ddimkit.tradeoff import judging as judgement
 from ddimkit.tradeoff.charts import draw_charts
-from ddimkit.tradeoff.configurations import configurations, sigma_hat
+from ddimkit.tradeoff.configurations import configurations
 from ddimkit.tradeoff.findings import findings
 from ddimkit.tradeoff.judging import Judging, SampleCounts, draw
 from ddimkit.tradeoff.report import write_report

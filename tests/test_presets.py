@@ -6,8 +6,8 @@ import pytest
 
 from curves import LINE, judged, study, toy
 from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, ModelBundle, NoiseSchedule, preset
+from ddimkit.samplers.named import sigma_hat
 from ddimkit.tradeoff import presets
-from ddimkit.tradeoff.configurations import sigma_hat
 from ddimkit.tradeoff.presets import choices, from_study
 
 SCHEDULE = NoiseSchedule.cosine(1000)

@@ -5,9 +5,10 @@ from ddimkit.errors import DDIMKitError, NonFiniteError, WeightsError
 from ddimkit.loop import SamplerState
 from ddimkit.models.bundle import ModelBundle, load_pretrained
 from ddimkit.models.unet import UNet, UNetConfig
+from ddimkit.optimize import optimize_timesteps
 from ddimkit.plan import Plan
 from ddimkit.prediction import DynamicThreshold
-from ddimkit.samplers import DDIMSampler, DDPMSampler
+from ddimkit.samplers import DDIMSampler, DDPMSampler, DPMSolverPPSampler, UniPCSampler
 from ddimkit.sampling import PlanSampler, Sampler
 from ddimkit.schedule import NoiseSchedule
 from ddimkit.tradeoff.presets import preset
@@ -19,6 +20,7 @@ __all__ = [
     "DDIMKitError",
     "DDIMSampler",
     "DDPMSampler",
+    "DPMSolverPPSampler",
     "DynamicThreshold",
     "ModelBundle",
     "NoiseSchedule",
@@ -30,9 +32,11 @@ __all__ = [
     "TradeoffCurve",
     "UNet",
     "UNetConfig",
+    "UniPCSampler",
     "WeightsError",
     "__version__",
     "load_pretrained",
+    "optimize_timesteps",
     "preset",
     "recommend",
     "sweep",

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from ddimkit.step import Coefficients
 
+LARGEST_START = 0.01
+"""Where alpha_bar is larger, pure noise is no image that the model knows."""
+
 
 def check_device(device: torch.device | str) -> torch.device:
     """The device, or a ValueError where this machine or this build of torch has none of its name."""
@@ -79,7 +82,7 @@ def warn_of_signal(coefficients: Coefficients) -> None:
     """Warn, three calls further up, of pure noise where the model knows only images that still hold signal."""
     t = coefficients.plan.t[0]
     alpha_bar = float(coefficients.schedule.alpha_bars[t])
-    if alpha_bar > 0.01:
+    if alpha_bar > LARGEST_START:
         warnings.warn(
             f"sampling starts from pure noise at t={t}, where the model was trained on images that still hold signal "
             f"(alpha_bar = {alpha_bar:.4g}): start higher, as spacing='trailing' does, or give x_T",

@@ -11,9 +11,8 @@ import typer
 
 from ddimkit.models.bundle import ModelBundle, load_pretrained
 from ddimkit.quality.yardstick import Yardstick, load_yardstick
-from ddimkit.samplers import DDIMSampler, DDPMSampler
+from ddimkit.samplers.named import MAKERS
 from ddimkit.sampling import PlanSampler
-from ddimkit.tradeoff.configurations import sigma_hat
 
 __all__ = [
     "DeviceOption",
@@ -34,15 +33,13 @@ __all__ = [
 T = TypeVar("T")
 
 ModelOption = Annotated[str, typer.Option("--model", help="A bundled model's name, or package.module:name of a ModelBundle.")]
-SamplerOption = Annotated[str, typer.Option("--sampler", help="ddim, ddpm, sigma-hat, or package.module:name of a sampler class.")]
+SamplerOption = Annotated[str, typer.Option("--sampler", help=f"{', '.join(MAKERS)}, or package.module:name of a sampler class.")]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Number of steps; 50 if there are no --timesteps either.")]
 TimestepsOption = Annotated[str | None, typer.Option("--timesteps", help="The timesteps themselves, as in 999,500,24.")]
 SpacingOption = Annotated[str | None, typer.Option("--spacing", help="How --steps are spaced: trailing, leading, linspace, …")]
 EtaOption = Annotated[float | None, typer.Option("--eta", help="From 0, deterministic, to 1, as noisy as DDPM (DDIM only).")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; CUDA if there is one by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
-
-_SAMPLERS: dict[str, Callable[..., PlanSampler]] = {"ddim": DDIMSampler, "ddpm": DDPMSampler, "sigma-hat": sigma_hat}
 
 
 def numbers(text: str, kind: Callable[[str], T], option: str) -> list[T]:
@@ -65,10 +62,10 @@ def find_model(name: str) -> ModelBundle:
 
 def find_sampler(name: str) -> Callable[..., PlanSampler]:
     """The sampler class that ``--sampler`` names: one of ddimkit's, or one of a module of the user's."""
-    if name in _SAMPLERS:
-        return _SAMPLERS[name]
+    if name in MAKERS:
+        return MAKERS[name]
     if ":" not in name:
-        raise ValueError(f"sampler must be one of {', '.join(_SAMPLERS)}, or package.module:name, got {name!r}")
+        raise ValueError(f"sampler must be one of {', '.join(MAKERS)}, or package.module:name, got {name!r}")
     found = _imported(name, "sampler")
     if not callable(found):
         raise TypeError(f"sampler {name!r} must be a sampler class, got {type(found).__name__}")

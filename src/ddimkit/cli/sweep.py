@@ -33,9 +33,7 @@ def sweep(
     model: ModelOption = "mnist",
     sampler: Annotated[
         list[str] | None,
-        typer.Option(
-            "--sampler", help="ddim, ddpm, sigma-hat or package.module:name; may be repeated. By default ddim, sigma-hat."
-        ),
+        typer.Option("--sampler", help="As `ddimkit sample` takes it; may be repeated. By default ddim and sigma-hat."),
     ] = None,
     steps: Annotated[
         str | None, typer.Option("--steps", help=f"Step counts; {_STUDY_STEPS} by default, as far as the model has them.")

@@ -1,7 +1,7 @@
 """What a sweep measures: every sampler at every step count and eta, and the baseline."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +9,11 @@ import torch
 
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.samplers import DDPMSampler
+from ddimkit.samplers.named import SamplerMaker
 from ddimkit.sampling import PlanSampler
-from ddimkit.schedule import NoiseSchedule
 from ddimkit.tradeoff.results import label
 
-__all__ = ["KEPT", "LONG", "Configuration", "SamplerMaker", "configurations", "model_code", "sigma_hat"]
-
-SamplerMaker = Callable[..., PlanSampler]
-"""A sampler class, or any function of its schedule and keywords."""
+__all__ = ["KEPT", "LONG", "Configuration", "configurations", "model_code"]
 
 LONG = 100
 """Configurations of more steps are run once; the baseline's first so many rows are run in every round."""
@@ -46,11 +43,6 @@ class Configuration:
         return self.baseline or self.steps > LONG
 
 
-def sigma_hat(schedule: NoiseSchedule, **settings: Any) -> DDPMSampler:
-    """DDPM with the larger of its two variances, ``variance="fixed_large"``: the DDIM paper's sigma-hat."""
-    return DDPMSampler(schedule, variance="fixed_large", **settings)
-
-
 def configurations(
     bundle: ModelBundle,
     steps: Iterable[int],
@@ -58,7 +50,7 @@ def configurations(
     samplers: Iterable[SamplerMaker],
     eta_max_steps: int | None = None,
 ) -> list[Configuration]:
-    """Every sampler at every step count and eta, the baseline first; eta above 0 and sigma-hat up to ``eta_max_steps`` only.
+    """Every sampler at every step count and eta, the baseline first; what adds noise up to ``eta_max_steps`` only.
 
     Raises:
         ValueError: a setting a sampler does not take, or the same configuration twice.
@@ -70,10 +62,10 @@ def configurations(
         takes_eta = "eta" in inspect.signature(make).parameters
         for eta in etas if takes_eta else (None,):
             for count in steps:
-                if (eta or make is sigma_hat) and eta_max_steps is not None and count > eta_max_steps:
-                    continue
                 keywords: dict[str, Any] = {} if eta is None else {"eta": eta}
                 sampler = bundle.sampler(make, steps=count, **keywords)
+                if eta_max_steps is not None and count > eta_max_steps and (sampler.plan().c > 0).any():
+                    continue
                 made.append(Configuration(sampler, name, count, 1.0 if make is DDPMSampler else eta))
     labels = [c.label for c in made[1:]]
     if len(set(labels)) < len(labels):

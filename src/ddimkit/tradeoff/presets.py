@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from ddimkit.errors import DDIMKitError
 from ddimkit.models.bundle import ModelBundle, PresetName
-from ddimkit.samplers import DDIMSampler
+from ddimkit.samplers.named import MAKERS
 from ddimkit.sampling import PlanSampler
-from ddimkit.tradeoff.configurations import SamplerMaker, sigma_hat
+from ddimkit.schedule import NoiseSchedule
 from ddimkit.tradeoff.recommend import Recommendation, best_of, recommendations
 from ddimkit.tradeoff.results import TradeoffCurve
 from ddimkit.tradeoff.studies import find_study
@@ -16,7 +16,7 @@ __all__ = ["Choice", "choices", "from_study", "preset"]
 _ALIASES: dict[str, str] = {"fast": "realtime", "balanced": "interactive", "quality": "production"}
 _KEPT = {"realtime": 0.5, "interactive": 0.8}
 _UNMEASURED = {"realtime": 50, "interactive": 100, "production": 250, "research": 1000}
-_MAKERS: dict[str, SamplerMaker] = {"DDIMSampler": DDIMSampler, "sigma_hat": sigma_hat}
+_MAKERS = {make.__name__: make for make in MAKERS.values()}
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def from_study(study: TradeoffCurve, *, refinable: bool = True) -> dict[str, Cho
     Raises:
         DDIMKitError: nothing in the study can be a preset.
     """
-    known = [r for r in recommendations(study) if r.sampler in _MAKERS and not (refinable and (r.eta or r.sampler == "sigma_hat"))]
+    known = [r for r in recommendations(study) if r.sampler in _MAKERS and not (refinable and _adds_noise(r))]
     if not known:
         raise DDIMKitError("the study judged no sampler that such a preset can be made of")
     line = best_of(known)
@@ -93,6 +93,11 @@ def from_study(study: TradeoffCurve, *, refinable: bool = True) -> dict[str, Cho
     found["production"] = _closest(line) if line.steps is None else (line.steps, line.reasons[1])
     found["research"] = (finest.steps, f"{finest.label}, the most steps of the study")
     return {name: Choice(name, line.sampler, steps, line.eta, reason) for name, (steps, reason) in found.items()}
+
+
+def _adds_noise(line: Recommendation) -> bool:
+    eta: dict[str, float] = {} if line.eta is None else {"eta": line.eta}
+    return bool((_MAKERS[line.sampler](NoiseSchedule.linear(), steps=2, **eta).plan().c > 0).any())
 
 
 def _fewest(line: Recommendation, share: float) -> tuple[int, str]:

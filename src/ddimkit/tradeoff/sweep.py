@@ -27,7 +27,8 @@ from ddimkit.loop import check_device
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.quality.measure import same_seed_distance
 from ddimkit.samplers import DDIMSampler
-from ddimkit.tradeoff.configurations import KEPT, LONG, Configuration, SamplerMaker, configurations, model_code
+from ddimkit.samplers.named import SamplerMaker
+from ddimkit.tradeoff.configurations import KEPT, LONG, Configuration, configurations, model_code
 from ddimkit.tradeoff.judging import Judged, Judging
 from ddimkit.tradeoff.results import ConfigurationResult, Spread, TradeoffCurve
 from ddimkit.tradeoff.timing import (
@@ -130,7 +131,7 @@ def sweep(
         samplers: sampler classes, or functions of a schedule and keywords that return a sampler.
         seeds: one a sample; the batch is all of them at once.
         rounds: how often configurations of up to 100 steps are run; longer ones run once.
-        eta_max_steps: etas above 0 are run up to this number of steps only; None for no limit.
+        eta_max_steps: samplers that add noise are run up to this number of steps only; None for no limit.
         judging: how the quality of what is drawn is judged; None for not at all.
         device: where; CUDA if there is one by default.
         out: folder that keeps finished work; a call with the same arguments goes on there. None keeps nothing.

@@ -1,0 +1,234 @@
+"""Timestep lists better than the named spacings, found by search for one model, sampler and number of steps.
+
+The search moves single timesteps of the best named spacing as long as an objective falls. What it found must hold on the
+objective's own validation, which for a network are seeds that the search never saw; else the named spacing is returned, and said to
+be.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol, get_args
+
+import numpy as np
+import torch
+
+from ddimkit._arguments import LARGEST_START
+from ddimkit.analytic import Gaussian, error_of
+from ddimkit.loop import check_device
+from ddimkit.models.bundle import ModelBundle
+from ddimkit.quality.estimate import Estimate, bootstrap_weights, estimate_mean
+from ddimkit.quality.features import Extractor
+from ddimkit.sampling import PlanSampler
+from ddimkit.schedule import FloatArray
+from ddimkit.timesteps import Spacing
+
+__all__ = ["GaussianObjective", "NetworkObjective", "Objective", "OptimizedTimesteps", "optimize_timesteps"]
+
+
+class Objective(Protocol):
+    """What a search makes small."""
+
+    def value(self, sampler: PlanSampler) -> float:
+        """How far a sampler's result is from what it should be."""
+        ...
+
+    def gain(self, sampler: PlanSampler, than: PlanSampler) -> tuple[float, float]:
+        """The interval of how much smaller a sampler's value is than another's, on data that :meth:`value` does not use."""
+        ...
+
+
+class OptimizedTimesteps(tuple[int, ...]):
+    """A strictly descending list of timesteps, for ``timesteps=`` of every sampler, with what it is worth.
+
+    Attributes:
+        value: the objective's value of the list.
+        named: the best named spacing.
+        named_value: and the objective's value of that.
+        gain: the interval of how much the search gained over it on the objective's validation.
+        gained: whether it did: the whole interval is above 0. If not, the list is that of the named spacing.
+        evaluations: how often the objective was asked.
+    """
+
+    value: float
+    named: str
+    named_value: float
+    gain: tuple[float, float]
+    gained: bool
+    evaluations: int
+
+    @property
+    def reason(self) -> str:
+        """What came of the search, in a sentence."""
+        low, high = self.gain
+        on = f"{low:.3g} to {high:.3g} on validation"
+        if self.gained:
+            return f"{self.value:.4g} against {self.named_value:.4g} of {self.named}, a gain of {on}"
+        return f"nothing was gained over {self.named} ({self.named_value:.4g}): {on}"
+
+
+def optimize_timesteps(template: PlanSampler, steps: int, *, objective: Objective, evaluations: int = 400) -> OptimizedTimesteps:
+    """A list of ``steps`` timesteps for samplers like ``template``, no worse on the objective than any named spacing.
+
+    Args:
+        template: a sampler whose settings, timesteps aside, every candidate has.
+        steps: how many timesteps.
+        objective: what to make small: :class:`GaussianObjective`, :class:`NetworkObjective` or one of your own.
+        evaluations: how often the objective may be asked, the named spacings included.
+
+    Raises:
+        ValueError: fewer evaluations than there are named spacings, or a number of steps the schedule has not.
+    """
+    names = [name for name in get_args(Spacing) if name != "quadratic_song2021"]
+    if evaluations < len(names):
+        raise ValueError(f"there must be at least {len(names)} evaluations, one for each named spacing, got {evaluations}")
+    starts = {name: tuple(replace(template, steps=steps, timesteps=(), spacing=name).timesteps) for name in names}
+    search = _Search(template, objective, evaluations)
+    starts = {name: times for name, times in starts.items() if search.first <= times[0]} or starts
+    named = min(starts, key=lambda name: search.value(starts[name]))
+    best = search.descend(starts[named])
+    gain = (0.0, 0.0) if best == starts[named] else objective.gain(search.sampler(best), search.sampler(starts[named]))
+    found = OptimizedTimesteps(best if gain[0] > 0 else starts[named])
+    found.named, found.named_value, found.gain, found.gained = named, search.value(starts[named]), gain, gain[0] > 0
+    found.value, found.evaluations = search.value(tuple(found)), len(search.known)
+    return found
+
+
+@dataclass
+class _Search:
+    """Coordinate descent with a memory, one timestep moved at a time."""
+
+    template: PlanSampler
+    objective: Objective
+    evaluations: int
+    known: dict[tuple[int, ...], float] = field(default_factory=dict[tuple[int, ...], float])
+
+    @property
+    def first(self) -> int:
+        """The lowest timestep at which a model knows pure noise, where a list may begin."""
+        return int(np.searchsorted(-self.template.schedule.alpha_bars, -LARGEST_START))
+
+    def sampler(self, times: tuple[int, ...]) -> PlanSampler:
+        return replace(self.template, steps=None, timesteps=times)
+
+    def value(self, times: tuple[int, ...]) -> float:
+        if times not in self.known:
+            self.known[times] = self.objective.value(self.sampler(times))
+        return self.known[times]
+
+    def descend(self, times: tuple[int, ...]) -> tuple[int, ...]:
+        """Move each timestep by so much either way, then by half as much, and from the largest move again while that helps."""
+        largest = max(1, self.template.schedule.num_timesteps // (2 * len(times)))
+        size, moved = largest, False
+        while size and len(self.known) < self.evaluations:
+            best = self._round(times, size)
+            moved, times, repeat = moved or best != times, best, best != times
+            if not repeat:
+                size //= 2
+            if not size and moved:
+                size, moved = largest, False
+        return times
+
+    def _round(self, times: tuple[int, ...], size: int) -> tuple[int, ...]:
+        """Each timestep in turn moved by ``size``, where that is better."""
+        for i in range(len(times)):
+            above = times[i - 1] if i else self.template.schedule.num_timesteps
+            below = times[i + 1] if i + 1 < len(times) else -1
+            for place in (times[i] + size, times[i] - size):
+                if max(below, self.first - 1 if i == 0 else -1) < place < above and len(self.known) < self.evaluations:
+                    tried = (*times[:i], place, *times[i + 1 :])
+                    if self.value(tried) < self.value(times):
+                        times = tried
+                        break
+        return times
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianObjective:
+    """The exact error of a sampler on normal data: no model is asked, and a list takes a second.
+
+    What it finds need not hold for a real network: see :class:`NetworkObjective`.
+
+    Args:
+        mean: (D,) or (), of the data along the eigenvectors of its covariance.
+        spectrum: (D,) eigenvalues of the covariance.
+        bins: eigenvalues of like size are taken together, in so many groups.
+    """
+
+    mean: Any
+    spectrum: Any
+    bins: int = 48
+
+    @cached_property
+    def _binned(self) -> Gaussian:
+        return Gaussian(self.mean, self.spectrum).binned(self.bins)
+
+    def value(self, sampler: PlanSampler) -> float:
+        """The squared Fréchet distance, eigenvalues binned."""
+        return error_of(sampler.plan(), self._binned, sampler.schedule).frechet
+
+    def gain(self, sampler: PlanSampler, than: PlanSampler) -> tuple[float, float]:
+        """The difference with every eigenvalue by itself: exact, so an interval of no width."""
+        whole = Gaussian(self.mean, self.spectrum)
+        found = error_of(than.plan(), whole, than.schedule).frechet - error_of(sampler.plan(), whole, sampler.schedule).frechet
+        return found, found
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkObjective:
+    """How far a model's few-step images are from the many-step ones of the same noise, in pixels or in features.
+
+    Args:
+        bundle: the model.
+        seeds: of the images that the search looks at.
+        unseen: of those that decide whether it gained.
+        fine_steps: steps of the images to come close to, drawn by the same sampler with trailing spacing.
+        extractor: whose features are compared; pixels if None.
+        device: where the model runs.
+
+    Raises:
+        ValueError: no seeds, or seeds that are in both.
+    """
+
+    bundle: ModelBundle
+    seeds: Sequence[int] = range(32)
+    unseen: Sequence[int] = range(1000, 1064)
+    fine_steps: int = 200
+    extractor: Extractor | None = None
+    device: torch.device | str = "cpu"
+    _fine: dict[Any, FloatArray] = field(default_factory=dict[Any, FloatArray], init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.seeds or not self.unseen or set(self.seeds) & set(self.unseen):
+            raise ValueError("seeds and unseen must hold seeds, and none in common: what was searched on proves nothing")
+        check_device(self.device)
+
+    def value(self, sampler: PlanSampler) -> float:
+        """The mean squared distance over ``seeds``."""
+        return float(self._apart(sampler, unseen=False).mean())
+
+    def gain(self, sampler: PlanSampler, than: PlanSampler) -> tuple[float, float]:
+        """The 95 % interval over ``unseen``, paired by seeds."""
+        return self.difference(sampler, than).interval()
+
+    def difference(self, sampler: PlanSampler, than: PlanSampler) -> Estimate:
+        """How much larger the other's distance is, over ``unseen``."""
+        apart = self._apart(than, unseen=True) - self._apart(sampler, unseen=True)
+        return estimate_mean(apart, bootstrap_weights(self.unseen))
+
+    def _apart(self, sampler: PlanSampler, *, unseen: bool) -> FloatArray:
+        """(N,): the mean squared difference from the fine image of the same seed."""
+        fine = replace(sampler, steps=self.fine_steps, timesteps=(), spacing="trailing")
+        key = (fine, unseen)
+        if key not in self._fine:
+            self._fine[key] = self._seen(fine, unseen=unseen)
+        apart: FloatArray = np.mean((self._seen(sampler, unseen=unseen) - self._fine[key]) ** 2, axis=1)
+        return apart
+
+    def _seen(self, sampler: PlanSampler, *, unseen: bool) -> FloatArray:
+        seeds = self.unseen if unseen else self.seeds
+        shape = (len(seeds), *self.bundle.sample_shape)
+        images = sampler.sample(self.bundle.model, shape, seed=list(seeds), device=self.device)
+        if self.extractor is not None:
+            return self.extractor(images)
+        return images.reshape(len(seeds), -1).to("cpu", torch.float64).numpy()

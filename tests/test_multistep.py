@@ -1,0 +1,299 @@
+"""DPM-Solver++ and UniPC: tables against the papers at 50 digits, orders measured on Gaussians, other code where it is right."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import oracle
+from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, NoiseSchedule, Plan, PlanSampler, UniPCSampler
+from ddimkit.analytic import gaussian_moments
+from ddimkit.samplers._exponential import weights
+from ddimkit.testing import check_plan
+from oracle import MP
+from strategies import built_in_schedules, timesteps, walks
+
+ORDERS = (1, 2, 3)
+MULTISTEP = [
+    *(pytest.param(DPMSolverPPSampler, {"order": p, "eta": eta}, id=f"dpm{p}-eta{eta}") for p in ORDERS for eta in (0, 1)),
+    *(pytest.param(UniPCSampler, {"order": p, "variant": v}, id=f"unipc{p}-{v}") for p in ORDERS for v in ("bh1", "bh2")),
+]
+
+
+def exact_levels(alpha_bars: list[float], chosen: tuple[int, ...]) -> tuple[list[Any], list[Any]]:
+    """The square roots and λ at the chosen timesteps, to 50 digits."""
+    levels = [oracle.mp_levels(alpha_bars[t]) for t in chosen]
+    return [s for s, _, _ in levels], [log_snr / 2 for _, _, log_snr in levels]
+
+
+@pytest.mark.promise(1)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("eta", [0, 1])
+@settings(max_examples=15, deadline=None)
+@given(walk=walks(max_size=8, zero_terminal=False))
+def test_dpm_solver_rows_equal_fifty_digits(order: int, eta: int, walk: tuple[list[float], tuple[int, ...]]) -> None:
+    alpha_bars, chosen = walk
+    plan = DPMSolverPPSampler(NoiseSchedule.from_alpha_bars(alpha_bars), timesteps=chosen, order=order, eta=eta).plan()
+    signal, lam = exact_levels(alpha_bars, chosen)
+    for k in range(len(chosen) - 1):
+        depth = min(order, k + 1)
+        nodes = [lam[k - j] for j in range(depth)]
+        wanted = oracle.to_floats(oracle.mp_dpm_solver_pp_weights(nodes, lam[k + 1], signal[k + 1], eta))
+        scale = 1 + sum(abs(w) for w in wanted)
+        np.testing.assert_allclose(plan.b[k, :depth], wanted, rtol=0, atol=1e-12 * scale**2)
+    assert (plan.a == DDIMSampler(NoiseSchedule.from_alpha_bars(alpha_bars), timesteps=chosen, eta=eta).plan().a).all()
+
+
+@pytest.mark.promise(1)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("variant", ["bh1", "bh2"])
+@settings(max_examples=25, deadline=None)
+@given(walk=walks(max_size=8, zero_terminal=False))
+def test_unipc_rows_equal_fifty_digits(order: int, variant: Any, walk: tuple[list[float], tuple[int, ...]]) -> None:
+    """Row by row on symbols: what every model call is asked with, as a combination of x_T and all answers before."""
+    alpha_bars, chosen = walk
+    plan = UniPCSampler(NoiseSchedule.from_alpha_bars(alpha_bars), timesteps=chosen, order=order, variant=variant).plan()
+    wanted = [oracle.to_floats(x) for x in oracle.mp_unipc_chain([alpha_bars[t] for t in chosen], order, variant)]
+    x = np.zeros(len(chosen) + 1)
+    x[0], scale = 1.0, 1.0
+    for k in range(len(chosen) - 1):
+        np.testing.assert_allclose(x, wanted[k], rtol=0, atol=1e-12 * scale)
+        x = plan.a[k] * x
+        for j in range(min(order + 1, k + 1)):
+            x[k + 1 - j] += plan.b[k, j]
+        scale *= 1 + np.abs(plan.b[k]).sum() ** 2
+    np.testing.assert_allclose(x, wanted[-1], rtol=0, atol=1e-12 * scale)
+
+
+@pytest.mark.parametrize("h", [1e-6, 1e-3, 0.3, 0.999999, 1.0, 4.0, 40.0])
+@pytest.mark.parametrize("nodes", [(0.0,), (0.0, -0.5), (0.0, 1.0), (0.0, -2.0, -2.5), (0.0, 1.0, -0.3, -4.0)])
+def test_weights_equal_fifty_digits(h: float, nodes: tuple[float, ...]) -> None:
+    exact, step = [MP.mpf(node) for node in nodes], MP.mpf(h)
+    wanted = [
+        MP.quad(lambda r, j=j: step * MP.exp(-step * (1 - r)) * oracle.mp_lagrange(exact, j, r), MP.linspace(0, 1, 9))
+        for j in range(len(nodes))
+    ]
+    np.testing.assert_allclose(weights(nodes, h), oracle.to_floats(wanted), rtol=0, atol=1e-13 * max(1e-3, min(1, 10 * h)))
+
+
+@pytest.mark.promise(9)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), schedule=built_in_schedules(min_size=2, max_size=60), eta=st.sampled_from([0, 1]))
+def test_order_1_is_ddim(data: st.DataObject, schedule: NoiseSchedule, eta: int) -> None:
+    chosen = data.draw(timesteps(schedule.num_timesteps))
+    found = DPMSolverPPSampler(schedule, timesteps=chosen, order=1, eta=eta, prediction="v").plan()
+    wanted = DDIMSampler(schedule, timesteps=chosen, eta=eta, prediction="v").plan()
+    for name in ("a", "b", "c"):
+        np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=0, atol=1e-12)
+
+
+@pytest.mark.promise(2, 7)
+@pytest.mark.parametrize(("kind", "arguments"), MULTISTEP)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), schedule=built_in_schedules(min_size=2, max_size=40))
+def test_every_list_gives_a_sound_table(
+    kind: type[PlanSampler], arguments: dict[str, Any], data: st.DataObject, schedule: NoiseSchedule
+) -> None:
+    chosen = data.draw(timesteps(schedule.num_timesteps))
+    check_plan(kind(schedule, timesteps=chosen, prediction="v", **arguments).plan(), schedule)
+
+
+@pytest.mark.promise(16)
+@pytest.mark.parametrize(("kind", "arguments"), MULTISTEP)
+def test_history_at_zero_snr_is_dropped(kind: type[PlanSampler], arguments: dict[str, Any]) -> None:
+    """Its λ is infinite: the row after it is of first order, exactly, and the one after that of second order at most."""
+    schedule = NoiseSchedule.linear(50).zero_terminal_snr()
+    plan = kind(schedule, timesteps=(49, 40, 30, 20, 10), prediction="v", **arguments).plan()
+    first = DDIMSampler(schedule, timesteps=(49, 40, 30, 20, 10), eta=arguments.get("eta", 0), prediction="v").plan()
+    check_plan(plan, schedule)
+    np.testing.assert_array_equal(plan.b[:2, 0], first.b[:2, 0])
+    assert not plan.b[:2, 1:].any()
+    assert not plan.b[2, 2:].any()
+    later = kind(schedule, timesteps=(40, 30, 20, 10), prediction="v", **arguments).plan()
+    np.testing.assert_array_equal(plan.b[1:], later.b)
+
+
+def uniform(S: int, low: float = -2.0, high: float = 2.0) -> NoiseSchedule:
+    """λ in S equal steps from high at t = 0 to low at t = S."""
+    return NoiseSchedule.from_alpha_bars(1 / (1 + np.exp(-2 * np.linspace(high, low, S + 1))))
+
+
+def slopes(errors: list[float]) -> np.ndarray:
+    return np.log2(np.array(errors[:-1]) / np.array(errors[1:]))
+
+
+def seeded_error(make: Callable[..., PlanSampler], S: int, variance: float) -> float:
+    """The error at the last timestep of a deterministic walk whose history is exact: no row of lower order."""
+    extra = 3
+    schedule = uniform(S + extra, low=-2.0 - extra * 4 / S)
+    plan = make(schedule, timesteps=tuple(range(S + extra, -1, -1))).plan()
+    width = np.sqrt(schedule.signal**2 * variance + schedule.noise**2)  # what the ODE makes of one number, at every t
+    x0 = schedule.signal * variance / width
+    x, history = width[plan.t[extra]], [x0[t] for t in plan.t[extra - 1 :: -1]][: plan.b.shape[1] - 1]
+    for k in range(extra, len(plan) - 1):
+        s, n = schedule.signal[plan.t[k]], schedule.noise[plan.t[k]]
+        now = s * variance / (s * s * variance + n * n) * x
+        x = plan.a[k] * x + plan.b[k] @ np.array([now, *history])
+        history = [now, *history][: plan.b.shape[1] - 1]
+    return abs(x - width[0])
+
+
+@pytest.mark.promise(37)
+@pytest.mark.parametrize("variance", [0.25, 2.0])
+@pytest.mark.parametrize("order", ORDERS)
+def test_orders_with_exact_history(order: int, variance: float) -> None:
+    for kind in (DPMSolverPPSampler, UniPCSampler):
+        errors = [seeded_error(lambda s, kind=kind, **k: kind(s, order=order, **k), S, variance) for S in (40, 80, 160, 320, 640)]
+        found = slopes(errors)[-2:]
+        expected = kind(NoiseSchedule.linear(10), steps=5, order=order).convergence_order
+        assert np.all(np.abs(found - expected) < 0.1), (kind, errors, found)
+
+
+def warm_error(make: Callable[..., PlanSampler], S: int, mean: float, variance: float) -> float:
+    """The W2 error at the last timestep from the first row on, its lower order included."""
+    schedule = uniform(S)
+    plan = make(schedule, timesteps=tuple(range(S, -1, -1))).plan()[:-1]
+
+    def marginal(t: int) -> tuple[float, float]:
+        s, n = schedule.signal[t], schedule.noise[t]
+        return s * mean, s * s * variance + n * n
+
+    means, variances = gaussian_moments(plan, mean, [variance], schedule=schedule, start=marginal(S))
+    m, q = marginal(0)
+    return math.hypot(means[-1, 0] - m, math.sqrt(variances[-1, 0]) - math.sqrt(q))
+
+
+@pytest.mark.promise(37)
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        pytest.param(lambda s, **k: DDPMSampler(s, **k), 1, id="ddpm"),
+        pytest.param(lambda s, **k: DDIMSampler(s, eta=1.0, **k), 1, id="ddim-eta1"),
+        pytest.param(lambda s, **k: DDIMSampler(s, **k), 1, id="ddim"),
+        pytest.param(lambda s, **k: DPMSolverPPSampler(s, order=1, eta=1, **k), 1, id="sde1"),
+        pytest.param(lambda s, **k: DPMSolverPPSampler(s, order=2, eta=1, **k), 2, id="sde2"),
+        pytest.param(lambda s, **k: DPMSolverPPSampler(s, order=3, eta=1, **k), 2, id="sde3"),
+        pytest.param(lambda s, **k: DPMSolverPPSampler(s, order=2, **k), 2, id="dpm2"),
+        pytest.param(lambda s, **k: UniPCSampler(s, order=1, **k), 2, id="unipc1"),
+        pytest.param(lambda s, **k: UniPCSampler(s, order=2, **k), 3, id="unipc2"),
+    ],
+)
+@pytest.mark.parametrize(("mean", "variance"), [(0.0, 0.25), (0.7, 0.25), (0.0, 2.0)])
+def test_orders_with_the_real_warm_up(make: Callable[..., PlanSampler], expected: int, mean: float, variance: float) -> None:
+    errors = [warm_error(make, S, mean, variance) for S in (160, 320, 640, 1280)]
+    found = slopes(errors)[-2:]
+    assert np.all(np.abs(found - expected) < 0.1), (errors, found)
+    assert expected == make(NoiseSchedule.linear(10), steps=5).convergence_order
+
+
+@pytest.mark.promise(37)
+def test_a_first_order_first_row_limits_the_third_order() -> None:
+    """What the documentation says of the warm-up."""
+    errors = [warm_error(lambda s, **k: DPMSolverPPSampler(s, order=3, **k), S, 0.0, 2.0) for S in (320, 640, 1280)]
+    assert np.all(np.abs(slopes(errors) - 2) < 0.1), errors
+
+
+class PublishedThirdOrder(DPMSolverPPSampler):
+    """With the second difference weighed as in the published code: by half its integral."""
+
+    def plan(self) -> Plan:
+        whole, s = super().plan(), self.schedule.signal[list(self.timesteps)]
+        h, b = np.diff(np.log(self.schedule.signal / self.schedule.noise)[list(self.timesteps)]), whole.b.copy()
+        for k in range(2, len(h)):
+            r0, r1 = h[k - 1] / h[k], h[k - 2] / h[k]
+            difference = np.array([1 / r0, -1 / r0 - 1 / r1, 1 / r1]) / (r0 + r1)
+            b[k] -= s[k + 1] * (0.5 - (h[k] + np.expm1(-h[k])) / h[k] ** 2) * difference
+        return Plan(whole.t, whole.t_next, whole.a, b, whole.c)
+
+
+@pytest.mark.promise(37)
+def test_the_published_third_order_is_of_second_order() -> None:
+    """Even with exact history; ours is of third (`test_orders_with_exact_history`)."""
+    make = lambda s, **k: PublishedThirdOrder(s, order=3, **k)  # noqa: E731
+    errors = [seeded_error(make, S, 2.0) for S in (40, 80, 160, 320, 640)]
+    assert np.all(np.abs(slopes(errors)[-2:] - 2) < 0.1), errors
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, order=4), ValueError, "order must be 1, 2 or 3, got 4"),
+        (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, order=True), ValueError, "got True"),
+        (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, eta=0.5), ValueError, "use DDIMSampler"),
+        (lambda: UniPCSampler(NoiseSchedule.linear(), 5, order=0), ValueError, "order must be 1, 2 or 3, got 0"),
+        (lambda: UniPCSampler(NoiseSchedule.linear(), 5, variant="bh3"), ValueError, "bh1, bh2"),
+    ],
+)
+def test_bad_settings_raise(call: Callable[[], object], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        call()
+
+
+@pytest.mark.promise(11)
+def test_every_setting_changes_the_table() -> None:
+    linear = NoiseSchedule.linear()
+    tables = {DPMSolverPPSampler(linear, 10, order=p, eta=eta).plan() for p in ORDERS for eta in (0, 1)}
+    tables |= {UniPCSampler(linear, 10, order=p, variant=v).plan() for p in ORDERS for v in ("bh1", "bh2")}
+    assert len(tables) == 12
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("steps", [5, 20])
+@pytest.mark.parametrize(
+    ("make", "name", "theirs"),
+    [
+        (
+            lambda s, L: DPMSolverPPSampler(s, timesteps=L, order=1, prediction="x0"),
+            "DPMSolverMultistepScheduler",
+            {"solver_order": 1},
+        ),
+        (
+            lambda s, L: DPMSolverPPSampler(s, timesteps=L, order=2, prediction="x0"),
+            "DPMSolverMultistepScheduler",
+            {"solver_order": 2, "solver_type": "heun"},
+        ),
+        (
+            lambda s, L: UniPCSampler(s, timesteps=L, order=2, variant="bh2", prediction="x0"),
+            "UniPCMultistepScheduler",
+            {"solver_order": 2, "solver_type": "bh2"},
+        ),
+        (
+            lambda s, L: UniPCSampler(s, timesteps=L, order=2, variant="bh1", prediction="x0"),
+            "UniPCMultistepScheduler",
+            {"solver_order": 2, "solver_type": "bh1"},
+        ),
+    ],
+)
+def test_diffusers_agrees_where_it_is_right(
+    make: Callable[..., PlanSampler], name: str, theirs: dict[str, Any], steps: int
+) -> None:
+    """Up to order 2, to its float32 coefficients, and up to the last row.
+
+    Its third-order multistep is the published one, its 'midpoint' an approximation to the integral, and in the last row its 'bh1'
+    multiplies an infinite B(h) by 0, which gives NaN.
+    """
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = getattr(diffusers, name)(
+        beta_schedule="linear", prediction_type="sample", timestep_spacing="linspace", final_sigmas_type="zero", **theirs
+    )
+    scheduler.set_timesteps(steps)
+    chosen, x_T = tuple(int(t) for t in scheduler.timesteps), torch.linspace(-2, 2, 9, dtype=torch.float64)[None]
+
+    def model(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x * (1 + 1e-3 * t[:, None]))
+
+    x = x_T
+    for t, state in zip(chosen[:-1], make(NoiseSchedule.linear(), chosen).iterate(model, x_T=x_T), strict=False):
+        x = scheduler.step(model(x, torch.tensor([t])), t, x).prev_sample
+        np.testing.assert_allclose(state.x.numpy(), x.numpy(), atol=1e-4)
+
+
+@pytest.mark.promise(37)
+def test_unipc_of_order_3_keeps_its_order_through_the_warm_up() -> None:
+    errors = [warm_error(lambda s, **k: UniPCSampler(s, order=3, **k), S, 0.0, 0.25) for S in (80, 160, 320, 640)]
+    assert np.all(np.abs(slopes(errors)[-2:] - 4) < 0.1), errors

@@ -1,0 +1,166 @@
+"""Searched timestep lists: never worse on their objective than the best named spacing, and honest where nothing was gained."""
+
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curves import toy
+from ddimkit import (
+    DDIMSampler,
+    DDPMSampler,
+    DPMSolverPPSampler,
+    ModelBundle,
+    NoiseSchedule,
+    PlanSampler,
+    UniPCSampler,
+    optimize_timesteps,
+)
+from ddimkit.analytic import GaussianDenoiser, gaussian_error
+from ddimkit.optimize import GaussianObjective, NetworkObjective
+from ddimkit.quality import Extractor
+from ddimkit.timesteps import Spacing
+
+LINEAR = NoiseSchedule.linear()
+MEAN, SPECTRUM = np.linspace(-1, 1, 30), np.geomspace(1e-4, 20, 30)
+GAUSSIAN = GaussianObjective(MEAN, SPECTRUM)
+NAMED = [name for name in get_args(Spacing) if name != "quadratic_song2021"]
+
+
+def named_errors(template: PlanSampler, steps: int) -> dict[str, float]:
+    made = {name: replace(template, steps=steps, timesteps=(), spacing=name) for name in NAMED}
+    return {name: gaussian_error(s.plan(), MEAN, SPECTRUM, schedule=LINEAR).frechet for name, s in made.items()}
+
+
+@pytest.mark.parametrize(
+    "template", [DDIMSampler(LINEAR, 5), DDPMSampler(LINEAR, 5), DPMSolverPPSampler(LINEAR, 5, order=3), UniPCSampler(LINEAR, 5)]
+)
+@pytest.mark.parametrize("steps", [1, 6, 12])
+def test_lists_are_better_than_every_named_spacing(template: PlanSampler, steps: int) -> None:
+    found = optimize_timesteps(template, steps, objective=GAUSSIAN)
+    sampler = replace(template, steps=None, timesteps=found)
+    assert len(found) == steps
+    assert sampler.timesteps == tuple(found)
+    exact = gaussian_error(sampler.plan(), MEAN, SPECTRUM, schedule=LINEAR).frechet
+    named = named_errors(template, steps)
+    assert exact <= min(named.values()) * (1 + 1e-12)
+    if steps > 1:
+        assert found.gained
+        assert exact < 0.9 * min(named.values())
+        assert found.gain[0] == pytest.approx(named[found.named] - exact, rel=1e-6)
+        assert "a gain of" in found.reason
+    assert found.evaluations <= 400
+
+
+@settings(max_examples=15, deadline=None)
+@given(total=st.integers(2, 40), data=st.data())
+def test_lists_are_valid_for_any_schedule(total: int, data: st.DataObject) -> None:
+    schedule, steps = NoiseSchedule.cosine(total), data.draw(st.integers(1, total))
+    found = optimize_timesteps(DDIMSampler(schedule, 1), steps, objective=GAUSSIAN, evaluations=40)
+    assert replace(DDIMSampler(schedule, 1), steps=None, timesteps=found).nfe == steps
+
+
+@dataclass(frozen=True)
+class Misled:
+    """A search that sees the sum of the timesteps, validated by something else."""
+
+    interval: tuple[float, float]
+
+    def value(self, sampler: PlanSampler) -> float:
+        return float(sum(sampler.timesteps))
+
+    def gain(self, sampler: PlanSampler, than: PlanSampler) -> tuple[float, float]:
+        assert sum(sampler.timesteps) < sum(than.timesteps)
+        return self.interval
+
+
+def test_what_validation_does_not_confirm_is_not_returned() -> None:
+    """Not even where it is merely unsure."""
+    template = DDIMSampler(LINEAR, 5)
+    for interval in ((-1.0, 2.0), (-2.0, -1.0), (0.0, 0.0)):
+        found = optimize_timesteps(template, 5, objective=Misled(interval))
+        assert not found.gained
+        assert tuple(found) == replace(template, spacing=found.named).timesteps
+        assert found.value == found.named_value
+        assert "nothing was gained" in found.reason
+    found = optimize_timesteps(template, 5, objective=Misled((0.5, 1.0)))
+    assert found.gained
+    assert tuple(found)[1:] == (3, 2, 1, 0)
+
+
+def test_the_search_asks_no_more_than_it_may() -> None:
+    asked = list[tuple[int, ...]]()
+
+    class Counted(Misled):
+        def value(self, sampler: PlanSampler) -> float:
+            asked.append(tuple(sampler.timesteps))
+            return super().value(sampler)
+
+    found = optimize_timesteps(DDIMSampler(LINEAR, 5), 20, objective=Counted((0.5, 1.0)), evaluations=30)
+    assert len(asked) == len(set(asked)) == found.evaluations == 30
+
+
+def exact_bundle(**settings: Any) -> ModelBundle:
+    model = GaussianDenoiser(LINEAR, MEAN[:16] + 0.3, SPECTRUM[-16:])
+    return ModelBundle(model, LINEAR, sample_shape=(1, 4, 4), prediction="x0", clip=None, **settings)
+
+
+def test_a_networks_lists_gain_on_unseen_seeds() -> None:
+    bundle = exact_bundle()
+    objective = NetworkObjective(bundle, seeds=range(8), unseen=range(100, 132), fine_steps=100)
+    template = bundle.sampler(DDIMSampler, steps=5)
+    found = optimize_timesteps(template, 5, objective=objective, evaluations=150)
+    assert found.gained
+    best, named = replace(template, steps=None, timesteps=found), replace(template, spacing=found.named)
+    apart = objective.difference(best, named)
+    assert apart.interval() == found.gain
+    assert apart.value > 0
+    fine = replace(template, steps=100).sample(bundle.model, (32, 1, 4, 4), seed=100)
+    errors = [float((s.sample(bundle.model, (32, 1, 4, 4), seed=100) - fine).square().mean()) for s in (best, named)]
+    assert apart.value == pytest.approx(errors[1] - errors[0], rel=1e-4)
+
+
+def test_features_decide_where_they_are_given() -> None:
+    bundle = exact_bundle()
+    dark = Extractor(lambda x: x.flatten(1)[:, :1], name="one pixel", sha256="1", rounding="none")
+    pixels, features = (
+        NetworkObjective(bundle, range(4), range(10, 14), 20, extractor=extractor).value(bundle.sampler(DDIMSampler, steps=3))
+        for extractor in (None, dark)
+    )
+    assert pixels != features
+
+
+def test_the_fine_images_are_drawn_once() -> None:
+    bundle = toy()
+    objective = NetworkObjective(bundle, range(2), range(5, 7), fine_steps=20)
+    sampler = bundle.sampler(DDIMSampler, steps=4)
+    objective.value(sampler)
+    calls = bundle.model.calls
+    objective.value(replace(sampler, steps=3))
+    assert bundle.model.calls == calls + 3
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: optimize_timesteps(DDIMSampler(LINEAR, 5), 5, objective=GAUSSIAN, evaluations=4), "at least 5 evaluations"),
+        (lambda: optimize_timesteps(DDIMSampler(LINEAR, 5), 1001, objective=GAUSSIAN), "1001"),
+        (lambda: NetworkObjective(toy(), range(4), range(3, 9)), "none in common"),
+        (lambda: NetworkObjective(toy(), (), range(3, 9)), "must hold seeds"),
+        (lambda: NetworkObjective(toy(), device="gpu"), "cannot be used here"),
+    ],
+)
+def test_bad_input_raises(call: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        call()
+
+
+def test_lists_begin_where_the_model_knows_noise() -> None:
+    """Else sampling would warn: alpha_bar at the first timestep is at most 0.01, though the objective would like it lower."""
+    found = optimize_timesteps(DDIMSampler(LINEAR, 5), 5, objective=Misled((0.5, 1.0)))
+    assert LINEAR.alpha_bars[found[0]] <= 0.01 < LINEAR.alpha_bars[found[0] - 1]
+    short = optimize_timesteps(DDIMSampler(LINEAR, 5), 2, objective=GAUSSIAN)
+    assert LINEAR.alpha_bars[short[0]] <= 0.01
