@@ -10,6 +10,7 @@ import torch
 
 from curves import SHAPE, blue, toy
 from ddimkit import DDIMKitError, DDIMSampler, TradeoffCurve, sweep
+from ddimkit.analytic import Gaussian, gaussian_error
 from ddimkit.quality import Extractor, Reference, Yardstick
 from ddimkit.quality.features import to_bytes
 from ddimkit.samplers.named import sigma_hat
@@ -21,12 +22,12 @@ from ddimkit.tradeoff.judging import Judging, SampleCounts, draw
 from ddimkit.tradeoff.report import write_report
 
 CPU = torch.device("cpu")
+REAL = torch.empty(400, *SHAPE).uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(0))
 
 
 def yardstick(sha256: str = "quarters", **settings) -> Yardstick:
     extractor = Extractor(lambda x: torch.nn.functional.avg_pool2d(x, 2).flatten(1), name="quarters", sha256=sha256, **settings)
-    real = torch.empty(400, *SHAPE).uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(0))
-    return Yardstick.of(extractor, Reference.of("toys test", extractor(real[:200]), extractor), real[200:], noise_images=200)
+    return Yardstick.of(extractor, Reference.of("toys test", extractor(REAL[:200]), extractor), REAL[200:], noise_images=200)
 
 
 YARDSTICK = yardstick()
@@ -99,6 +100,15 @@ def swept(judging: Judging | None, **settings) -> TradeoffCurve:
     return sweep(toy(), judging=judging, **given)
 
 
+def gaussian_error_of(times: tuple[int, ...], eta: float | None) -> float | None:
+    """What DDIM makes of the pixels' mean and covariance, every eigenvalue by itself."""
+    if eta is None or len(times) > 4:
+        return None
+    data = Gaussian.of(REAL[200:].reshape(200, -1))
+    plan = DDIMSampler(toy().schedule, timesteps=times, eta=eta, prediction="x0").plan()
+    return gaussian_error(plan, data.mean, data.spectrum, schedule=toy().schedule).frechet
+
+
 @pytest.mark.promise(39)
 def test_a_sweep_judges_what_it_draws(tmp_path: Path) -> None:
     judging = Judging(YARDSTICK, SampleCounts(40, long=30, noisy=20))
@@ -113,6 +123,10 @@ def test_a_sweep_judges_what_it_draws(tmp_path: Path) -> None:
     assert {c.label: c.same_seed_distance is None for c in found.configurations} == {
         label: label == "DDIM-4" == found.finest for label in counts
     }
+    for c in found.configurations:
+        predicted = gaussian_error_of(c.timesteps, c.eta)
+        assert c.predicted_distance is not None
+        assert predicted is None or c.predicted_distance == pytest.approx(predicted, rel=0.1)
     found.save(tmp_path / "results.json")
     read = TradeoffCurve.load(tmp_path / "results.json")
     assert read.configurations == found.configurations

@@ -50,6 +50,21 @@ def test_eta_is_compared_at_the_same_steps() -> None:
     assert "eta above 0" not in said(*plain)
 
 
+def test_how_well_the_prediction_foretells_is_said() -> None:
+    measured = judged({10: 3.0, 20: 2.0, 50: 1.5, 100: 1.0})
+    right = [replace(c, predicted_distance=p) for c, p in zip(measured, (8.0, 4.0, 2.0, 1.0), strict=True)]
+    text = said(*right)
+    assert "rank correlation 1.00 with the measured distances over 4 configurations, 0 of 6 clear differences the wrong way" in text
+    wrong = [replace(c, predicted_distance=p) for c, p in zip(measured, (0.5, 4.0, 2.0, 1.0), strict=True)]
+    text = said(*wrong)
+    assert "rank correlation -0.20" in text
+    assert "3 of 6 clear differences the wrong way round, the largest: DDIM-10 was foretold better than DDIM-100." in text
+    alike = [replace(c, predicted_distance=float(c.steps)) for c in judged({10: 1.0, 20: 1.0, 50: 1.0, 100: 1.0})]
+    assert "0 of 0 clear differences" in said(*alike)
+    assert "Predicted" not in said(*right[:3])
+    assert "Predicted" not in said(*measured)
+
+
 def test_wide_intervals_are_said() -> None:
     wide = replace(result(steps=20), quality=quality(1.0, width=0.5, count=50))
     assert "The widest interval is DDIM-20's, ±" in said(wide, *judged({10: 2.0}))

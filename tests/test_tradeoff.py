@@ -44,6 +44,7 @@ FIELDS = {
     "quality",
     "quality_note",
     "same_seed_distance",
+    "predicted_distance",
     "record",
     "baseline",
     "round_seconds",

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from ddimkit import DDIMSampler, WeightsError, load_pretrained
-from ddimkit.quality import Quality, Yardstick, difference, load_yardstick
+from ddimkit.quality import Extractor, Quality, Reference, Yardstick, difference, load_yardstick
 from ddimkit.quality import yardstick as yardsticks
 from ddimkit.quality.train import FeatureRecipe, augment, train
 from ddimkit.quality.yardstick import read_yardstick
@@ -160,3 +160,15 @@ def test_the_recipe_makes_a_yardstick(tmp_path: Path, monkeypatch: pytest.Monkey
     assert made.reference.label.images == 512
     assert made.floor.count == 128
     assert made.floor.kernel.value < made.noise.kernel.value
+
+
+def test_the_pixels_mean_and_covariance_are_known(mnist: Yardstick) -> None:
+    """From which the sweep predicts errors; of large images they are left out."""
+    assert mnist.pixels is not None
+    count = np.asarray(mnist.pixels.count)
+    assert count.sum() == 784
+    # The variance of all pixels on [0, 1] is 52.7.
+    assert (count * mnist.pixels.spectrum).sum() == pytest.approx(52.7 * 4, rel=0.02)
+    wide = Extractor(lambda x: x.flatten(1)[:, :3], name="three", sha256="1")
+    large = torch.rand(6, 1, 65, 65) * 2 - 1
+    assert Yardstick.of(wide, Reference.of("large", wide(large), wide), large, noise_images=6).pixels is None

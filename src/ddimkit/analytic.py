@@ -60,6 +60,10 @@ class Gaussian:
         values, vectors = np.linalg.eigh((x - centre).T @ (x - centre) / (len(x) - 1))
         return cls((centre @ vectors)[::-1], np.maximum(values[::-1], 0.0))
 
+    def to_dict(self) -> dict[str, list[float]]:
+        """Plain JSON values; ``Gaussian(**saved)`` reads them."""
+        return {name: _numbers(getattr(self, name)).tolist() for name in ("mean", "spectrum", "count")}
+
     def binned(self, bins: int = 64) -> "Gaussian":
         """Nearly the same in fewer entries: eigenvalues of like size are one, which stands for all of them.
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ddimkit.analytic import Gaussian
 from ddimkit.errors import WeightsError
 from ddimkit.noise import STREAM_X_T, keyed_normal
 from ddimkit.quality.features import Extractor
@@ -24,13 +25,14 @@ __all__ = ["YARDSTICKS", "Yardstick", "load_yardstick"]
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _SCHEMA = 2
+_MOST_PIXELS = 4096
 _PRETRAINED: dict[str, dict[str, str]] = {
     "mnist": {
         "mnist-features.safetensors": "4ce0f3b3c0c8c941ded31d56391b97b3fc297c5ec1620216a8c586d389bdbbbf",
         "mnist-reference-test.safetensors": "e9cf10e5c433cee03bd9de0b37ae02cde658d752262659ab916257ec181e8e75",
         "mnist-reference-train.safetensors": "a12f8c75c16983680c5cc5826e7eca32de81c4575dc8ed5dfbfeecffa0388537",
-        "mnist-scale-test.json": "99a4bf6f3df59ab8d5308dc08dfd8765b35ed6b2d47cec0f72a4dbe19782a9d3",
-        "mnist-scale-train.json": "e16d8c2c9adbb77f23eec5d704b85bf2318fcf9c722c91034275c04507577378",
+        "mnist-scale-test.json": "32324c96fe078517992aa92dc1f88b0dcd2f7106345abe232ada8e664b8a791a",
+        "mnist-scale-train.json": "6b2e993ef14b3537f5097b827549b7ead2715063f96c5a141a403c1acddd4a7a",
     }
 }
 """The hash of each file of the bundled yardsticks."""
@@ -51,6 +53,8 @@ class Yardstick:
         floor: how far other real images are from the reference: no sampler can be expected below.
         noise: how far pure noise is.
         training: the training images, to look for memorised ones; None where they are not at hand.
+        pixels: mean and covariance spectrum of real images' pixels, from which errors are predicted without a model call; None for
+            images of more than 4096 numbers.
     """
 
     extractor: Extractor
@@ -58,6 +62,7 @@ class Yardstick:
     floor: Quality
     noise: Quality
     training: Training | None = None
+    pixels: Gaussian | None = None
 
     @classmethod
     def of(
@@ -74,7 +79,8 @@ class Yardstick:
         floor = judge(extractor(real), range(len(real)), reference, extractor)
         seeds, draw = torch.arange(noise_images), torch.zeros(1, dtype=torch.int64)
         noise = keyed_normal(seeds, draw, real.shape[1:], stream=STREAM_X_T)[0]
-        return cls(extractor, reference, floor, judge(extractor(noise), range(noise_images), reference, extractor))
+        ends = floor, judge(extractor(noise), range(noise_images), reference, extractor)
+        return cls(extractor, reference, *ends, pixels=_pixels(real))
 
     def judge(self, images: Tensor | NDArray[np.uint8], seeds: Sequence[int]) -> Quality:
         """Every figure of images (N, C, H, W), floating point in [−1, 1] or unsigned bytes; one seed an image."""
@@ -86,9 +92,9 @@ class Yardstick:
 
     def save_scale(self, path: Path) -> str:
         """Write floor and noise as JSON; returns the file's SHA-256."""
-        path.write_text(
-            json.dumps({"schema_version": _SCHEMA, "floor": self.floor.to_dict(), "noise": self.noise.to_dict()}) + "\n"
-        )
+        ends = {"floor": self.floor.to_dict(), "noise": self.noise.to_dict()}
+        pixels = None if self.pixels is None else self.pixels.to_dict()
+        path.write_text(json.dumps({"schema_version": _SCHEMA, **ends, "pixels": pixels}) + "\n")
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -120,10 +126,19 @@ def read_yardstick(name: str, folder: Path, split: Split = "test", hashes: Mappi
         if saved["schema_version"] != _SCHEMA:
             raise ValueError(f"schema {saved['schema_version']}, this version reads {_SCHEMA}")
         floor, noise = (Quality.from_dict(saved[end]) for end in ("floor", "noise"))
+        pixels = None if saved["pixels"] is None else Gaussian(**saved["pixels"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{scale} is no scale that this version can read: {error}") from error
     floor.label.check(real.label)
-    return Yardstick(extractor, real, floor, noise)
+    return Yardstick(extractor, real, floor, noise, pixels=pixels)
+
+
+def _pixels(real: Tensor | NDArray[np.uint8]) -> Gaussian | None:
+    """Of images (N, C, H, W) in [−1, 1] or bytes, on the scale [−1, 1]; None where the covariance would be very large."""
+    flat = np.asarray(real).reshape(len(real), -1)
+    if flat.shape[1] > _MOST_PIXELS or len(flat) < 2:
+        return None
+    return Gaussian.of(flat / 127.5 - 1 if flat.dtype == np.uint8 else flat).binned()
 
 
 def _checked(path: Path, sha256: str | None) -> Path:

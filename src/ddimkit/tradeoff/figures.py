@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["BASE", "COLOURS", "INK", "SOFT", "new_figure", "place", "save_figure", "style", "whiskers"]
+__all__ = ["BASE", "COLOURS", "INK", "SOFT", "new_figure", "new_panels", "place", "save_figure", "style", "whiskers"]
 
 INK, BASE, SOFT = "#1f4e79", "#b5482f", "#8a8f98"
 COLOURS = ("#1f4e79", "#2a9d8f", "#e0a030", "#b5482f", "#6a4c93", "#8a8f98")
@@ -28,12 +28,19 @@ def whiskers(measured: Sequence[tuple[float, float, float]]) -> tuple[list[float
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure with one styled pair of axes, in inches."""
+    figure, (axes,) = new_panels(width, height, 1)
+    return figure, axes
+
+
+def new_panels(width: float, height: float, count: int) -> tuple[Figure, list[Axes]]:
+    """A figure with styled pairs of axes side by side, in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    style(axes)
-    return figure, axes
+    panels = list(figure.subplots(1, count, squeeze=False)[0])
+    for axes in panels:
+        style(axes)
+    return figure, panels
 
 
 def style(axes: Axes) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ddimkit.analytic import error_of
 from ddimkit.errors import DDIMKitError
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.quality.features import to_bytes
@@ -175,6 +176,13 @@ class Judging:
         if not said:
             report(count, f"{KEPT}: images")
         return Judged(self.yardstick.judge_features(drawn.features.numpy(), range(len(drawn))), "this run")
+
+    def predict(self, c: Configuration) -> float | None:
+        """The squared Fréchet distance, in pixels, of what the sampler makes of normal data; no model is asked."""
+        plan, pixels = c.sampler.plan(), self.yardstick.pixels
+        if pixels is None or plan.c_max is not None:
+            return None
+        return error_of(plan, pixels, c.sampler.schedule).frechet
 
     def affordable(self, made: Sequence[Configuration], pace: float) -> SampleCounts:
         """As many images of up to 100 steps as fill the budget, between 64 and 2000, in sixteens."""

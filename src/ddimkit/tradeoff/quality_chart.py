@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddimkit.tradeoff.figures import BASE, COLOURS, SOFT, new_figure, place, save_figure, whiskers
+from ddimkit.tradeoff.figures import BASE, COLOURS, SOFT, new_panels, place, save_figure, whiskers
 from ddimkit.tradeoff.findings import lines
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
 
@@ -18,27 +18,52 @@ _MARKS = "os^Dvph*"
 
 
 def draw_quality(curve: TradeoffCurve, path: Path) -> Path:
-    """Kernel distance against steps with 95 % intervals, a line for each sampler and eta, between floor, baseline and noise."""
-    figure, axes = new_figure(7.6, 4.8)
+    """Kernel distance against steps with 95 % intervals, a line for each sampler and eta, between floor, baseline and noise.
+
+    Beside it, where it is known, the error that the real images' mean and covariance predict.
+    """
     shown = [judged for line in lines(curve, every_eta=True) if (judged := [c for c in line if c.quality is not None])]
+    predicted = any(c.predicted_distance is not None for line in shown for c in line)
+    figure, panels = new_panels(11.4 if predicted else 7.6, 4.8, 1 + predicted)
+    _draw_measured(panels[0], curve, shown)
+    if predicted:
+        _draw_predicted(panels[1], shown)
+    figure.suptitle(f"Quality against steps: {curve.model['name']}, {place(curve)}", fontsize=10)
+    return save_figure(figure, path)
+
+
+def _draw_measured(axes: Axes, curve: TradeoffCurve, shown: list[list[ConfigurationResult]]) -> None:
     for i, line in enumerate(shown):
         _draw_line(axes, line, i, len(shown))
     _draw_level(axes, curve)
-    steps = sorted({c.nfe for line in shown for c in line})
-    axes.set_xscale("log")
     low, linear = _linear_part([c for line in shown for c in line])
     if low > 0:
         axes.set_yscale("log")
     else:
         axes.set_yscale("symlog", linthresh=linear)
         axes.set_ylim(bottom=1.5 * min(low, -linear))
+    _step_axis(axes, shown)
+    axes.set_ylabel(f"kernel distance to real images (log scale{'' if low > 0 else f', linear below {linear:.1g}'})")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _draw_predicted(axes: Axes, shown: list[list[ConfigurationResult]]) -> None:
+    for i, line in enumerate(shown):
+        known = [(c.nfe, c.predicted_distance) for c in line if c.predicted_distance is not None]
+        if known:
+            nfe, values = zip(*known, strict=True)
+            axes.plot(nfe, values, f"{_MARKS[i % len(_MARKS)]}-", color=COLOURS[i % len(COLOURS)], lw=1, ms=4)
+    axes.set_yscale("log")
+    _step_axis(axes, shown)
+    axes.set_ylabel("predicted: squared error on normal data of the same mean and covariance")
+
+
+def _step_axis(axes: Axes, shown: list[list[ConfigurationResult]]) -> None:
+    steps = sorted({c.nfe for line in shown for c in line})
+    axes.set_xscale("log")
     axes.set_xticks(steps, [str(s) for s in steps])
     axes.minorticks_off()
     axes.set_xlabel("steps (model calls)")
-    axes.set_ylabel(f"kernel distance to real images (log scale{'' if low > 0 else f', linear below {linear:.1g}'})")
-    axes.set_title(f"Quality against steps: {curve.model['name']}, {place(curve)}", fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
-    return save_figure(figure, path)
 
 
 def _linear_part(shown: list[ConfigurationResult]) -> tuple[float, float]:

@@ -1,12 +1,17 @@
 """What a curve says of quality, in sentences computed from its numbers; every one can come out either way."""
 
+import itertools
 import math
 from collections.abc import Sequence
+
+import numpy as np
 
 from ddimkit.quality.measure import difference
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
 
 __all__ = ["figure_with_interval", "quality_findings"]
+
+_FEWEST_RANKED = 4
 
 
 def quality_findings(curve: TradeoffCurve, lines: Sequence[Sequence[ConfigurationResult]]) -> list[str]:
@@ -22,7 +27,7 @@ def quality_findings(curve: TradeoffCurve, lines: Sequence[Sequence[Configuratio
     said = [_scale(curve)]
     for line in judged:
         said += [_beside_baseline(curve, line), _more_steps(line)]
-    said += [_etas(judged), _narrower(curve)]
+    said += [_etas(judged), _predicted([c for line in judged for c in line]), _narrower(curve)]
     return [s for s in said if s is not None]
 
 
@@ -95,6 +100,32 @@ def _etas(lines: Sequence[Sequence[ConfigurationResult]]) -> str | None:
     parts += [f"worse for {', '.join(worse)}"] if worse else []
     parts += [f"no difference for {equal} configurations"] if equal else []
     return f"Noise (eta above 0) beside eta 0 at the same steps: {'; '.join(parts)}."
+
+
+def _predicted(judged: Sequence[ConfigurationResult]) -> str | None:
+    """How well the error on normal data foretells the measured order, and where it is most clearly wrong."""
+    known = [(c, c.predicted_distance, c.quality) for c in judged if c.predicted_distance is not None and c.quality is not None]
+    if len(known) < _FEWEST_RANKED:
+        return None
+    foretold, found = ([float(v) for v in values] for values in zip(*((p, q.kernel.value) for _, p, q in known), strict=True))
+    clear, wrong = 0, list[tuple[float, str]]()
+    for (a, predicted_a, quality_a), (b, predicted_b, quality_b) in itertools.combinations(known, 2):
+        apart = difference(quality_a, quality_b)
+        if not apart.is_zero and predicted_a != predicted_b:
+            clear += 1
+            better, worse = (b, a) if apart.value > 0 else (a, b)
+            if (apart.value > 0) != (predicted_a > predicted_b):
+                wrong.append((abs(apart.value), f"{worse.label} was foretold better than {better.label}"))
+    verdict = f"{len(wrong)} of {clear} clear differences the wrong way round"
+    most = f", the largest: {max(wrong)[1]}" if wrong else ""
+    rank = f"rank correlation {_rank_correlation(foretold, found):.2f} with the measured distances over {len(known)} configurations"
+    return f"Predicted without a model call, from the real images' mean and covariance: {rank}, {verdict}{most}."
+
+
+def _rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Spearman's: the correlation of the ranks."""
+    a, b = (np.argsort(np.argsort(values)) - (len(values) - 1) / 2 for values in (x, y))
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
 def _narrower(curve: TradeoffCurve) -> str:

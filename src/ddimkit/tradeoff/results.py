@@ -66,6 +66,8 @@ class ConfigurationResult:
         quality_note: where the quality is from, or why there is none.
         same_seed_distance: root mean square difference, on the scale [0, 1] of pixels, from the images that the curve's ``finest``
             configuration draws from the same seeds; None for those images themselves.
+        predicted_distance: squared Fréchet distance, in pixels, between normal data with the real images' mean and covariance and
+            what the sampler makes of them with the exact denoiser, clipping aside; None where that is not known.
     """
 
     sampler: str
@@ -88,6 +90,7 @@ class ConfigurationResult:
     round_seconds: tuple[float, ...] = ()
     quality_note: str = ""
     same_seed_distance: float | None = None
+    predicted_distance: float | None = None
 
     @property
     def label(self) -> str:

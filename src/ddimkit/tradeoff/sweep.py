@@ -13,7 +13,7 @@ import operator
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -175,7 +175,13 @@ def sweep(
         pace = median(measured.tenths[made[0].label]) / made[0].sampler.nfe / len(seeds)
         found = judging.run(made, bundle, pace, device=device, folder=out, progress=progress or _silent)
     unjudged, finest = Judged(None, "not judged in this run"), _finest(made).label
-    results = tuple(_result(c, measured, seeds, made, found.get(c.label, unjudged)) for c in made)
+    results = tuple(
+        replace(
+            _result(c, measured, seeds, made, found.get(c.label, unjudged)),
+            predicted_distance=None if judging is None else judging.predict(c),
+        )
+        for c in made
+    )
     floor, noise = (None, None) if judging is None else (judging.yardstick.floor, judging.yardstick.noise)
     apart = _other_seeds(measured.samples[finest])
     return TradeoffCurve(model, machine, versions(), settings, results, floor, noise, finest, apart, measured.samples)
