@@ -152,16 +152,22 @@ class GaussianObjective:
     Args:
         mean: (D,) or (), of the data along the eigenvectors of its covariance.
         spectrum: (D,) eigenvalues of the covariance.
+        count: (D,) for how many directions each stands; 1 by default.
         bins: eigenvalues of like size are taken together, in so many groups.
     """
 
     mean: Any
     spectrum: Any
+    count: Any = None
     bins: int = 48
 
     @cached_property
+    def _whole(self) -> Gaussian:
+        return Gaussian(self.mean, self.spectrum, self.count)
+
+    @cached_property
     def _binned(self) -> Gaussian:
-        return Gaussian(self.mean, self.spectrum).binned(self.bins)
+        return self._whole.binned(self.bins)
 
     def value(self, sampler: PlanSampler) -> float:
         """The squared Fréchet distance, eigenvalues binned."""
@@ -169,9 +175,8 @@ class GaussianObjective:
 
     def gain(self, sampler: PlanSampler, than: PlanSampler) -> tuple[float, float]:
         """The difference with every eigenvalue by itself: exact, so an interval of no width."""
-        whole = Gaussian(self.mean, self.spectrum)
-        found = error_of(than.plan(), whole, than.schedule).frechet - error_of(sampler.plan(), whole, sampler.schedule).frechet
-        return found, found
+        mine, other = (error_of(s.plan(), self._whole, s.schedule).frechet for s in (sampler, than))
+        return other - mine, other - mine
 
 
 @dataclass(frozen=True, eq=False)

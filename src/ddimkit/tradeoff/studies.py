@@ -6,16 +6,18 @@ from pathlib import Path
 
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.samplers import DDPMSampler
+from ddimkit.tradeoff.budget import BudgetStudy
 from ddimkit.tradeoff.results import TradeoffCurve
 
-__all__ = ["find_study"]
+__all__ = ["find_budget_study", "find_study"]
 
+_BUDGET = ".budget.json"
 _FOLDER = Path(__file__).parent / "data"
 
 
 @cache
 def _studies() -> tuple[TradeoffCurve, ...]:
-    return tuple(TradeoffCurve.load(path) for path in sorted(_FOLDER.glob("*.json")))
+    return tuple(TradeoffCurve.load(path) for path in sorted(_FOLDER.glob("*.json")) if not path.name.endswith(_BUDGET))
 
 
 def find_study(bundle: ModelBundle) -> TradeoffCurve | None:
@@ -30,3 +32,10 @@ def find_study(bundle: ModelBundle) -> TradeoffCurve | None:
         if study.model["weights_sha256"] == weights and [record["settings"], record["schedule"]] == wanted:
             return study
     return None
+
+
+def find_budget_study(bundle: ModelBundle) -> BudgetStudy | None:
+    """The study of samplers and timestep lists for a model's very weights; None if there is none."""
+    weights = bundle.weights_sha256()
+    found = (BudgetStudy.load(path) for path in sorted(_FOLDER.glob(f"*{_BUDGET}")))
+    return next((study for study in found if weights is not None and study.model["weights_sha256"] == weights), None)

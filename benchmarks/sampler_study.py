@@ -1,0 +1,131 @@
+"""Which sampler and timesteps for a budget of model calls? Samplers, named spacings and searched lists at equal calls and noise.
+
+    python benchmarks/sampler_study.py [--model mnist] [--work sampler-study] [--samples 1000] [--calls 5,6,8,10,15,20,50]
+                                       [--evaluations 200] [--minutes M] [--device cpu] [--out results/….json]
+                                       [--install]
+
+Lists are searched first: by the exact error on the Gaussian of the real images' pixels, and by the distance of the network's
+few-step images to its own 200-step ones, in features. Everything drawn and found is kept in ``--work``; a later call goes on there.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ddimkit import ModelBundle, PlanSampler, load_pretrained, optimize_timesteps
+from ddimkit.optimize import GaussianObjective, NetworkObjective
+from ddimkit.quality import Yardstick, load_yardstick
+from ddimkit.samplers.named import MAKERS
+from ddimkit.tradeoff import studies
+from ddimkit.tradeoff.budget import BudgetResult, BudgetStudy, SearchedList, budget_findings
+from ddimkit.tradeoff.judging import draw
+from ddimkit.tradeoff.studies import find_study
+from ddimkit.tradeoff.timing import describe_machine, versions
+
+SAMPLERS = ("ddim", "dpm-2m", "dpm-3m", "unipc-2", "unipc-3")
+NOISY = ("ddim eta 1", "dpm-2m-sde", "dpm-3m-sde")
+SPACINGS = ("trailing", "leading", "linspace", "quadratic", "log_snr")
+FEWEST = 5
+
+
+def make(bundle: ModelBundle, name: str, **settings: object) -> PlanSampler:
+    """A sampler by its name here."""
+    if name == "ddim eta 1":
+        return bundle.sampler(MAKERS["ddim"], eta=1.0, **settings)
+    return bundle.sampler(MAKERS[name], **settings)
+
+
+def search(bundle: ModelBundle, yardstick: Yardstick, arguments: argparse.Namespace, device: torch.device) -> list[SearchedList]:
+    """The lists of both objectives for every sampler without noise, kept one by one."""
+    path = arguments.work / "lists.json"
+    known = (
+        [SearchedList(**{**saved, "timesteps": tuple(saved["timesteps"])}) for saved in json.loads(path.read_text())]
+        if path.exists()
+        else []
+    )
+    network = NetworkObjective(bundle, range(20_000, 20_024), range(21_000, 21_064), extractor=yardstick.extractor, device=device)
+    assert yardstick.pixels is not None
+    gaussian = GaussianObjective(yardstick.pixels.mean, yardstick.pixels.spectrum, yardstick.pixels.count)
+    wanted = [
+        (name, calls, kind) for calls in arguments.calls if calls <= 20 for name in SAMPLERS for kind in ("gaussian", "network")
+    ]
+    done = {(found.sampler, found.calls, found.objective) for found in known}
+    for name, calls, kind in tqdm([w for w in wanted if w not in done], unit="list"):
+        if time.monotonic() > arguments.end:
+            break
+        template = make(bundle, name, steps=calls)
+        objective, evaluations = (gaussian, 1000) if kind == "gaussian" else (network, arguments.evaluations)
+        found = optimize_timesteps(template, calls, objective=objective, evaluations=evaluations)
+        known.append(SearchedList(name, calls, kind, tuple(found), found.gained, found.reason))
+        path.write_text(json.dumps([asdict(one) for one in known], indent=1))
+    return known
+
+
+def judge(
+    bundle: ModelBundle, yardstick: Yardstick, lists: list[SearchedList], arguments: argparse.Namespace, device: torch.device
+) -> list[BudgetResult]:
+    """Every sampler over every list, the fewest calls first, as long as there is time."""
+    walks = [
+        (name, calls, spacing, make(bundle, name, steps=calls, spacing=spacing))
+        for calls in arguments.calls
+        for name in (*SAMPLERS, *NOISY)
+        for spacing in (SPACINGS if calls <= 20 and name in SAMPLERS else ("trailing",))
+    ]
+    walks += [(x.sampler, x.calls, x.objective, make(bundle, x.sampler, timesteps=x.timesteps)) for x in lists if x.gained]
+    results = []
+    for name, calls, spacing, sampler in tqdm(walks, unit="configuration"):
+        path = arguments.work / "drawn" / f"{name}-{calls}-{spacing}.safetensors".replace(" ", "-")
+        drawn = draw(sampler, bundle, arguments.samples, yardstick, device=device, path=path, end=arguments.end)
+        if len(drawn) >= FEWEST:
+            quality = yardstick.judge_features(drawn.features.numpy(), range(len(drawn)))
+            results.append(BudgetResult(name, calls, spacing, tuple(sampler.timesteps), quality))
+    return results
+
+
+def main() -> None:
+    """Search, judge, say what follows, and write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mnist")
+    parser.add_argument("--work", type=Path, default=Path("sampler-study"), help="keeps what is drawn and found")
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument(
+        "--calls", type=lambda text: [int(part) for part in text.split(",")], default=[5, 6, 8, 10, 15, 20, 50, 100]
+    )
+    parser.add_argument("--evaluations", type=int, default=200, help="of the network objective, for each list")
+    parser.add_argument("--minutes", type=float, default=1e9, help="end the work after so long")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
+    parser.add_argument("--install", action="store_true", help="put the result into the package's own data")
+    arguments = parser.parse_args()
+    arguments.end, device = time.monotonic() + 60 * arguments.minutes, torch.device(arguments.device)
+    (arguments.work / "drawn").mkdir(parents=True, exist_ok=True)
+    bundle, yardstick = load_pretrained(arguments.model), load_yardstick(arguments.model)
+    bundle.model.to(device)
+    lists = search(bundle, yardstick, arguments, device)
+    results = judge(bundle, yardstick, lists, arguments, device)
+    model = {"name": bundle.name, "weights_sha256": bundle.weights_sha256()}
+    study, result = (
+        BudgetStudy(model, describe_machine(device), versions(), tuple(results), tuple(lists)),
+        arguments.work / "results.json",
+    )
+    study.save(result)
+    references = {f"DDIM-{r.calls}": r.quality for calls in (50, 100) if (r := study.find("ddim", calls)) is not None}
+    earlier = find_study(bundle)
+    if earlier is not None and earlier.baseline.quality is not None:
+        references[earlier.baseline.label] = earlier.baseline.quality
+    print("\n".join(budget_findings(study, references)))
+    targets = [arguments.out] if arguments.out else []
+    targets += [Path(studies.__file__).parent / "data" / f"{arguments.model}.budget.json"] if arguments.install else []
+    for target in targets:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(result, target)
+
+
+if __name__ == "__main__":
+    main()

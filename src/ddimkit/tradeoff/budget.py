@@ -1,0 +1,163 @@
+"""Which sampler and timesteps for a budget of model calls: results, what follows from them, and how they are kept."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ddimkit.errors import DDIMKitError
+from ddimkit.quality.measure import Quality, difference
+
+__all__ = ["BudgetResult", "BudgetStudy", "SearchedList", "budget_findings"]
+
+_SCHEMA = 1
+SEARCHED = ("gaussian", "network")
+"""Spacings that are lists found by search: by the exact error on a Gaussian, and by the network's own many-step images."""
+
+
+@dataclass(frozen=True)
+class SearchedList:
+    """A list of timesteps that was searched for, whether or not it gained.
+
+    Attributes:
+        sampler: name of the sampler in :data:`~ddimkit.samplers.named.MAKERS`.
+        calls: number of timesteps.
+        objective: ``"gaussian"`` or ``"network"``.
+        timesteps: the list; the best named spacing's where nothing was gained.
+        gained: whether the search's own validation confirmed it.
+        reason: what came of the search, in a sentence.
+    """
+
+    sampler: str
+    calls: int
+    objective: str
+    timesteps: tuple[int, ...]
+    gained: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class BudgetResult:
+    """One sampler over one list of timesteps.
+
+    Attributes:
+        sampler: name of the sampler in :data:`~ddimkit.samplers.named.MAKERS`.
+        calls: model calls.
+        spacing: a named spacing, ``"gaussian"`` or ``"network"``.
+        timesteps: the timesteps walked.
+        quality: distances to real images.
+    """
+
+    sampler: str
+    calls: int
+    spacing: str
+    timesteps: tuple[int, ...]
+    quality: Quality
+
+    @property
+    def label(self) -> str:
+        """A short name, as in ``dpm-2m-10 trailing``."""
+        return f"{self.sampler}-{self.calls} {self.spacing}"
+
+
+@dataclass(frozen=True)
+class BudgetStudy:
+    """Samplers and lists at equal numbers of model calls, from the same noise.
+
+    Attributes:
+        model: name and hash of the weights.
+        machine: processor or GPU.
+        versions: of Python, torch, numpy and ddimkit.
+        results: what was judged.
+        lists: what was searched for.
+    """
+
+    model: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+    results: tuple[BudgetResult, ...]
+    lists: tuple[SearchedList, ...] = ()
+
+    def at(self, calls: int) -> list[BudgetResult]:
+        """The results of a number of calls, the closest to real images first."""
+        return sorted((r for r in self.results if r.calls == calls), key=lambda r: r.quality.kernel.value)
+
+    def find(self, sampler: str, calls: int, spacing: str = "trailing") -> BudgetResult | None:
+        """One result, if it was judged."""
+        return next((r for r in self.results if (r.sampler, r.calls, r.spacing) == (sampler, calls, spacing)), None)
+
+    @property
+    def budgets(self) -> list[int]:
+        """The numbers of calls, ascending."""
+        return sorted({r.calls for r in self.results})
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        results = [{**asdict(r), "quality": r.quality.to_dict()} for r in self.results]
+        fields = {"model": self.model, "machine": self.machine, "versions": self.versions}
+        saved = {"schema_version": _SCHEMA, **fields, "lists": [asdict(found) for found in self.lists], "results": results}
+        path.write_text(json.dumps(saved, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "BudgetStudy":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            DDIMKitError: the file is no study of budgets, or of a schema this version does not know.
+        """
+        try:
+            saved = json.loads(Path(path).read_text())
+            if saved["schema_version"] != _SCHEMA:
+                raise DDIMKitError(f"{path} is of schema {saved['schema_version']}; this version reads schema {_SCHEMA}")
+            lists = tuple(SearchedList(**_listed(found)) for found in saved["lists"])
+            results = tuple(BudgetResult(**_listed({**r, "quality": Quality.from_dict(r["quality"])})) for r in saved["results"])
+            return cls(saved["model"], saved["machine"], saved["versions"], results, lists)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DDIMKitError(f"{path} is no study of budgets: {type(error).__name__} {error}") from error
+
+
+def _listed(saved: Mapping[str, Any]) -> dict[str, Any]:
+    return {**saved, "timesteps": tuple(saved["timesteps"])}
+
+
+def budget_findings(study: BudgetStudy, references: Mapping[str, Quality]) -> list[str]:
+    """What the figures say, in sentences.
+
+    Args:
+        study: the results.
+        references: what the best of each budget is held against, by its name.
+    """
+    said = []
+    for calls in study.budgets:
+        best = study.at(calls)[0]
+        low, high = best.quality.kernel.interval()
+        beside = [f"{_word(best.quality, other)} {name}" for name, other in references.items()]
+        said.append(
+            f"At {calls} calls the best is {best.label}: kernel distance {best.quality.kernel.value:.3g} ({low:.3g} to {high:.3g})"
+            + (f"; {', '.join(beside)}." if beside else ".")
+        )
+    return [*said, *_searched(study)]
+
+
+def _word(quality: Quality, other: Quality) -> str:
+    apart = difference(quality, other)
+    return "no different from" if apart.is_zero else "worse than" if apart.value > 0 else "better than"
+
+
+def _searched(study: BudgetStudy) -> list[str]:
+    """Of each kind of searched list, where it is clearly better or worse than every named spacing of the same sampler."""
+    said = []
+    for kind in SEARCHED:
+        groups: dict[str, list[str]] = {"better than every named spacing for": [], "no clear difference for": [], "worse for": []}
+        for r in (r for r in study.results if r.spacing == kind):
+            named = [o for o in study.results if (o.sampler, o.calls) == (r.sampler, r.calls) and o.spacing not in SEARCHED]
+            if named:
+                apart = difference(r.quality, min(named, key=lambda o: o.quality.kernel.value).quality)
+                place = 1 if apart.is_zero else 2 if apart.value > 0 else 0
+                groups[list(groups)[place]].append(f"{r.sampler}-{r.calls}")
+        parts = [f"{what} {', '.join(names)}" for what, names in groups.items() if names]
+        if parts:
+            said.append(f"Lists searched by the {kind} objective: {'; '.join(parts)}.")
+    return said
