@@ -1,11 +1,44 @@
-"""Names of diffusers' ``UNet2DModel`` weights, which the published DDPM checkpoints use, and ours."""
+"""diffusers' ``UNet2DModel``, in which the published DDPM checkpoints are kept, as our reference UNet."""
 
+import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["rename_unet_weights"]
+from ddimkit.errors import WeightsError
+from ddimkit.models.unet import UNet, UNetConfig
+
+__all__ = ["load_unet", "rename_unet_weights", "unet_config"]
+
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+# What ours is; every setting with diffusers' default, where a file leaves it out.
+_FIXED: dict[str, tuple[Any, Any]] = {
+    "act_fn": ("silu", "silu"),
+    "add_attention": (True, True),
+    "attention_head_dim": (None, 8),
+    "attn_norm_num_groups": (None, None),
+    "center_input_sample": (False, False),
+    "class_embed_type": (None, None),
+    "downsample_padding": (0, 1),
+    "downsample_type": ("conv", "conv"),
+    "flip_sin_to_cos": (False, True),
+    "freq_shift": (1, 0),
+    "mid_block_scale_factor": (1, 1),
+    "mid_block_type": ("UNetMidBlock2D", "UNetMidBlock2D"),
+    "num_train_timesteps": (None, None),
+    "resnet_time_scale_shift": ("default", "default"),
+    "time_embedding_dim": (None, None),
+    "time_embedding_type": ("positional", "positional"),
+    "upsample_type": ("conv", "conv"),
+}
+_BLOCKS = {"DownBlock2D": False, "AttnDownBlock2D": True}
 
 # Attention's names before and after diffusers renamed them; the published checkpoints have the older.
 _NAMES = (
@@ -42,3 +75,65 @@ def rename_unet_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = re.sub(theirs, ours, name)
         renamed[name] = tensor
     return renamed
+
+
+def unet_config(saved: Mapping[str, Any]) -> UNetConfig:
+    """The configuration of our UNet that equals a ``UNet2DModel``'s.
+
+    Args:
+        saved: the content of diffusers' ``config.json``.
+
+    Raises:
+        ValueError: a setting whose value our UNet has no equal of, naming it.
+    """
+    wrong = [
+        f"{name}={saved.get(name, default)!r} (only {wanted!r})"
+        for name, (wanted, default) in _FIXED.items()
+        if saved.get(name, default) != wanted
+    ]
+    down = list(saved.get("down_block_types", ["DownBlock2D", *["AttnDownBlock2D"] * 3]))
+    up = list(saved.get("up_block_types", [*["AttnUpBlock2D"] * 3, "UpBlock2D"]))
+    if any(kind not in _BLOCKS for kind in down):
+        wrong.append(f"down_block_types={down} (only {', '.join(_BLOCKS)})")
+    if up != [kind.replace("Down", "Up") for kind in reversed(down)]:
+        wrong.append(f"up_block_types={up} (only the mirror image of down_block_types)")
+    if wrong:
+        raise ValueError(f"ddimkit's UNet has no equal of this UNet2DModel: {'; '.join(wrong)}")
+    return UNetConfig(
+        in_channels=saved.get("in_channels", 3),
+        out_channels=saved.get("out_channels", 3),
+        channels=tuple(saved.get("block_out_channels", (224, 448, 672, 896))),
+        blocks=saved.get("layers_per_block", 2),
+        attention_levels=tuple(level for level, kind in enumerate(down) if _BLOCKS[kind]),
+        groups=saved.get("norm_num_groups", 32),
+        eps=saved.get("norm_eps", 1e-5),
+        dropout=saved.get("dropout", 0.0),
+        num_classes=saved.get("num_class_embeds") or 0,
+    )
+
+
+def load_unet(folder: Path) -> UNet:
+    """What ``UNet2DModel.save_pretrained(folder)`` wrote, as our UNet in eval mode; diffusers itself is not needed.
+
+    Args:
+        folder: with ``config.json`` and ``diffusion_pytorch_model.safetensors``, or a pipeline's folder that holds such a ``unet``.
+
+    Raises:
+        FileNotFoundError: there is no configuration.
+        ValueError: a setting that our UNet has no equal of, naming it.
+        WeightsError: there are no weights as safetensors, or not those of this configuration.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").exists() and (folder / "unet" / "config.json").exists():
+        folder = folder / "unet"
+    config = unet_config(json.loads((folder / "config.json").read_text()))
+    path = folder / _WEIGHTS
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing: save the model with safe_serialization=True, pickles are not loaded")
+    with torch.device("meta"):
+        model = UNet(config)
+    try:
+        model.load_state_dict(rename_unet_weights(load_file(path)), assign=True)
+    except (RuntimeError, SafetensorError) as error:
+        raise WeightsError(f"{path} does not hold the weights of its config.json: {error}") from error
+    return model.eval()

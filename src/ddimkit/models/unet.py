@@ -14,6 +14,7 @@ The published CIFAR-10 checkpoint of that paper is :data:`CIFAR10_CONFIG` (35,74
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from einops import rearrange, repeat
@@ -208,6 +209,13 @@ class UNet(nn.Module):
             below = widths[i]
         self.norm_out = nn.GroupNorm(config.groups, base, config.eps)
         self.conv_out = nn.Conv2d(base, config.out_channels, 3, padding=1)
+
+    @classmethod
+    def from_diffusers(cls, folder: Path) -> "UNet":
+        """What diffusers' ``UNet2DModel.save_pretrained(folder)`` wrote: :func:`~ddimkit.interop.diffusers.load_unet`."""
+        from ddimkit.interop.diffusers import load_unet  # which knows models: imports run one way
+
+        return load_unet(folder)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """X (B, C, H, W), t int64 (B,), labels int64 (B,) if and only if the model is class-conditional."""
