@@ -29,15 +29,13 @@ from ddimkit.tradeoff.studies import find_study
 from ddimkit.tradeoff.timing import describe_machine, versions
 
 SAMPLERS = ("ddim", "dpm-2m", "dpm-3m", "unipc-2", "unipc-3")
-NOISY = ("ddim eta 1", "dpm-2m-sde", "dpm-3m-sde")
+NOISY = ("ddpm", "dpm-2m-sde", "dpm-3m-sde")
 SPACINGS = ("trailing", "leading", "linspace", "quadratic", "log_snr")
 FEWEST = 5
 
 
 def make(bundle: ModelBundle, name: str, **settings: object) -> PlanSampler:
-    """A sampler by its name here."""
-    if name == "ddim eta 1":
-        return bundle.sampler(MAKERS["ddim"], eta=1.0, **settings)
+    """A sampler by its name."""
     return bundle.sampler(MAKERS[name], **settings)
 
 

@@ -50,7 +50,8 @@ def _presets(refinable: dict[str, Choice], best: dict[str, Choice]) -> str:
 
 def _named(choice: Choice) -> str:
     name = choice.sampler.removesuffix("Sampler").replace("_", "-")
-    return f"{name}, {choice.steps} steps" + (f", eta {choice.eta:g}" if choice.eta else "")
+    spacing = "" if choice.spacing == "trailing" else f", {choice.spacing} list" if choice.timesteps else f", {choice.spacing}"
+    return f"{name}, {choice.steps} steps{spacing}" + (f", eta {choice.eta:g}" if choice.eta else "")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from curves import LINE, judged, study, toy
-from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, ModelBundle, NoiseSchedule, preset
+from curves import LINE, judged, quality, study, toy
+from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, DPMSolverPPSampler, ModelBundle, NoiseSchedule, preset
 from ddimkit.samplers.named import sigma_hat
 from ddimkit.tradeoff import presets
+from ddimkit.tradeoff.budget import BudgetResult, BudgetStudy
 from ddimkit.tradeoff.presets import choices, from_study
 
 SCHEDULE = NoiseSchedule.cosine(1000)
@@ -54,6 +55,44 @@ def test_a_preview_can_be_refined() -> None:
     assert {(c.sampler, c.eta) for c in found.values()} == {("DDIMSampler", 0.0)}
     with pytest.raises(DDIMKitError, match="no sampler"):
         from_study(study(*noisy[0]))
+
+
+def budget(*results: BudgetResult) -> BudgetStudy:
+    return BudgetStudy({"name": "toy", "weights_sha256": "1"}, {}, {}, results)
+
+
+def test_samplers_that_need_fewer_calls_take_their_place() -> None:
+    known = study(*judged(LINE))
+    results = [
+        BudgetResult("dpm-2m", 6, "trailing", (9, 8, 7, 6, 5, 4), quality(1.7)),  # keeps 0.6
+        BudgetResult("unipc-2", 8, "network", (9, 8, 7, 6, 5, 4, 3, 1), quality(1.1)),  # keeps 0.9, not within the tolerance
+        BudgetResult("dpm-2m-sde", 5, "trailing", (9, 8, 7, 6, 5), quality(1.0)),  # keeps all, but adds noise
+        BudgetResult("dpm-3m", 20, "log_snr", tuple(range(20, 0, -1)), quality(1.0)),
+        BudgetResult("mine", 2, "trailing", (9, 4), quality(1.0)),
+    ]
+    found = from_study(known, budget(*results))
+    assert [(c.sampler, c.steps) for c in found.values()] == [
+        ("dpm_2m", 6),
+        ("unipc_2", 8),
+        ("dpm_3m", 24),
+        ("DDIMSampler", 250),
+    ]
+    assert found["interactive"].timesteps == (9, 8, 7, 6, 5, 4, 3, 1)
+    assert (found["production"].spacing, found["production"].timesteps) == ("log_snr", None)
+    assert "with 20% more" in found["production"].reason
+    assert from_study(known, budget(*results), refinable=False)["realtime"].sampler == "dpm_2m_sde"
+    assert from_study(known, budget(results[-1])) == from_study(known)
+
+
+@pytest.mark.parametrize("spacing", ["log_snr", "network"])
+def test_presets_of_searched_lists_and_other_spacings_are_made(spacing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presets, "find_study", lambda model: study(*judged(LINE)))
+    times = DDIMSampler(SCHEDULE, steps=6, spacing="log_snr").timesteps
+    known = budget(BudgetResult("dpm-2m", 6, spacing, times, quality(1.0)))
+    monkeypatch.setattr(presets, "find_budget_study", lambda model: known)
+    made = preset("interactive", model=bundle())
+    assert isinstance(made, DPMSolverPPSampler)
+    assert made.timesteps == times
 
 
 def test_where_nothing_reaches_the_baseline_the_closest_is_taken() -> None:

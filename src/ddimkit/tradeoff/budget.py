@@ -9,7 +9,7 @@ from typing import Any
 from ddimkit.errors import DDIMKitError
 from ddimkit.quality.measure import Quality, difference
 
-__all__ = ["BudgetResult", "BudgetStudy", "SearchedList", "budget_findings"]
+__all__ = ["SEARCHED", "BudgetResult", "BudgetStudy", "SearchedList", "budget_findings"]
 
 _SCHEMA = 1
 SEARCHED = ("gaussian", "network")

@@ -1,15 +1,19 @@
 """Named choices of sampler and steps, from a model's study where there is one."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from ddimkit.errors import DDIMKitError
 from ddimkit.models.bundle import ModelBundle, PresetName
-from ddimkit.samplers.named import MAKERS
+from ddimkit.samplers.named import MAKERS, SamplerMaker
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import NoiseSchedule
-from ddimkit.tradeoff.recommend import Recommendation, best_of, recommendations
+from ddimkit.tradeoff.budget import SEARCHED, BudgetResult, BudgetStudy
+from ddimkit.tradeoff.recommend import Recommendation, Scale, best_of, recommendations
 from ddimkit.tradeoff.results import TradeoffCurve
-from ddimkit.tradeoff.studies import find_study
+from ddimkit.tradeoff.studies import find_budget_study, find_study
 
 __all__ = ["Choice", "choices", "from_study", "preset"]
 
@@ -29,6 +33,8 @@ class Choice:
         steps: its steps.
         eta: of DDIM, None for a sampler without one.
         reason: why, from the study; or that there is none.
+        spacing: how the steps are spaced, or ``"gaussian"`` or ``"network"`` for a list that was searched for.
+        timesteps: that list; None for a named spacing.
     """
 
     name: str
@@ -36,6 +42,8 @@ class Choice:
     steps: int
     eta: float | None
     reason: str
+    spacing: str = "trailing"
+    timesteps: tuple[int, ...] | None = None
 
 
 def preset(name: PresetName, *, model: ModelBundle, refinable: bool = True) -> PlanSampler:
@@ -65,8 +73,12 @@ def preset(name: PresetName, *, model: ModelBundle, refinable: bool = True) -> P
     if wanted not in known:
         raise ValueError(f"the presets are {', '.join([*known, *_ALIASES])}, got {name!r}")
     choice = known[wanted]
-    keywords = {} if choice.eta is None else {"eta": choice.eta}
-    return model.sampler(_MAKERS[choice.sampler], steps=choice.steps, **keywords)
+    return model.sampler(_MAKERS[choice.sampler], **_settings(choice))
+
+
+def _settings(choice: Choice) -> dict[str, Any]:
+    walk = {"steps": choice.steps, "spacing": choice.spacing} if choice.timesteps is None else {"timesteps": choice.timesteps}
+    return walk if choice.eta is None else {**walk, "eta": choice.eta}
 
 
 def choices(model: ModelBundle, *, refinable: bool = True) -> dict[str, Choice]:
@@ -75,11 +87,16 @@ def choices(model: ModelBundle, *, refinable: bool = True) -> dict[str, Choice]:
     if study is None:
         most, none = model.schedule.num_timesteps, "no study of this model has been made"
         return {name: Choice(name, "DDIMSampler", min(steps, most), 0.0, none) for name, steps in _UNMEASURED.items()}
-    return from_study(study, refinable=refinable)
+    return from_study(study, find_budget_study(model), refinable=refinable)
 
 
-def from_study(study: TradeoffCurve, *, refinable: bool = True) -> dict[str, Choice]:
-    """The presets that a study's figures give, all of one sampler and eta; without noise where they are to be refinable.
+def from_study(study: TradeoffCurve, budget: BudgetStudy | None = None, *, refinable: bool = True) -> dict[str, Choice]:
+    """The presets that a study's figures give; without noise where they are to be refinable.
+
+    Args:
+        study: the curve, whose best sampler and eta every preset has,
+        budget: unless this knows one that needs fewer model calls for the same.
+        refinable: whether samplers that add noise are left out.
 
     Raises:
         DDIMKitError: nothing in the study can be a preset.
@@ -92,12 +109,46 @@ def from_study(study: TradeoffCurve, *, refinable: bool = True) -> dict[str, Cho
     found = {name: _fewest(line, share) for name, share in _KEPT.items()}
     found["production"] = _closest(line) if line.steps is None else (line.steps, line.reasons[1])
     found["research"] = (finest.steps, f"{finest.label}, the most steps of the study")
-    return {name: Choice(name, line.sampler, steps, line.eta, reason) for name, (steps, reason) in found.items()}
+    chosen = {name: Choice(name, line.sampler, steps, line.eta, reason) for name, (steps, reason) in found.items()}
+    for cheaper in [] if budget is None else _cheaper(study, budget, refinable):
+        if cheaper.steps < chosen[cheaper.name].steps:
+            chosen[cheaper.name] = cheaper
+    return chosen
+
+
+def _cheaper(study: TradeoffCurve, budget: BudgetStudy, refinable: bool) -> Iterator[Choice]:
+    """What of the samplers at equal calls keeps the shares, and what is within the tolerance, with the fewest calls."""
+    assert study.baseline.quality is not None
+    assert study.floor is not None
+    scale = Scale(study.baseline.quality, study.floor)
+    known = [(r, scale.verdict(r.label, r.calls, r.quality)) for r in budget.results if r.sampler in MAKERS]
+    known = [(r, v) for r, v in known if not (refinable and _noisy(MAKERS[r.sampler]))]
+    for name, share in _KEPT.items():
+        enough = [(r.calls, v.excess, r, v) for r, v in known if v.keeps(share)]
+        if enough:
+            _, _, r, v = min(enough, key=lambda one: one[:2])
+            why = f"the fewest calls known to keep {share:.0%} of the baseline's quality ({v.kept:.0%})"
+            yield _of_budget(name, r, r.calls, why)
+    within = [(r.calls, v.excess, r, v) for r, v in known if v.verdict == "within" and r.spacing not in SEARCHED]
+    if within:
+        calls, _, r, v = min(within, key=lambda one: one[:2])
+        steps = math.ceil(round(calls * (1 + scale.buffer), 9))
+        yield _of_budget(
+            "production", r, steps, f"{v.label} is within {scale.tolerance:.0%} of the baseline; with {scale.buffer:.0%} more"
+        )
+
+
+def _of_budget(name: str, r: BudgetResult, steps: int, reason: str) -> Choice:
+    searched = r.timesteps if r.spacing in SEARCHED else None
+    return Choice(name, MAKERS[r.sampler].__name__, steps, None, reason, r.spacing, searched)
 
 
 def _adds_noise(line: Recommendation) -> bool:
-    eta: dict[str, float] = {} if line.eta is None else {"eta": line.eta}
-    return bool((_MAKERS[line.sampler](NoiseSchedule.linear(), steps=2, **eta).plan().c > 0).any())
+    return _noisy(_MAKERS[line.sampler], **({} if line.eta is None else {"eta": line.eta}))
+
+
+def _noisy(make: SamplerMaker, **eta: float) -> bool:
+    return bool((make(NoiseSchedule.linear(), steps=2, **eta).plan().c > 0).any())
 
 
 def _fewest(line: Recommendation, share: float) -> tuple[int, str]:

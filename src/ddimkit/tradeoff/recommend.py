@@ -15,7 +15,7 @@ from ddimkit.quality.measure import Distance, Quality, difference
 from ddimkit.tradeoff.findings import lines
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
 
-__all__ = ["Recommendation", "Verdict", "best_of", "quality_kept", "recommend", "recommendations"]
+__all__ = ["Recommendation", "Scale", "Verdict", "best_of", "quality_kept", "recommend", "recommendations"]
 
 _START = 100
 _ENOUGH = 0.8
@@ -145,7 +145,7 @@ def recommendations(
         raise ValueError(f"tolerance must be above 0 and buffer at least 0, got {tolerance} and {buffer}")
     if curve.floor is None:
         raise DDIMKitError("the curve has no floor: measure it with a yardstick, as `ddimkit sweep` does")
-    scale = _Scale(_quality_of(curve.baseline), curve.floor, distance, tolerance, buffer)
+    scale = Scale(_quality_of(curve.baseline), curve.floor, distance, tolerance, buffer)
     judged = [[c for c in line if c.quality is not None] for line in lines(curve, every_eta=True)]
     return [_choose(line, scale, curve) for line in judged if line]
 
@@ -157,41 +157,53 @@ def _quality_of(c: ConfigurationResult) -> Quality:
 
 
 @dataclass(frozen=True, eq=False)
-class _Scale:
-    """What every step count is held against."""
+class Scale:
+    """What every step count is held against.
+
+    Args:
+        base: the baseline's quality.
+        floor: other real images'.
+        distance: the distance compared by.
+        tolerance: allowed excess, as a share of the baseline's distance above the floor.
+        buffer: share of steps added at the end.
+    """
 
     base: Quality
     floor: Quality
-    distance: Distance
-    tolerance: float
-    buffer: float
+    distance: Distance = "kernel"
+    tolerance: float = 0.05
+    buffer: float = 0.2
 
     @property
     def margin(self) -> float:
+        """Half the width of the floor's interval, ε."""
         low, high = self.floor.estimate(self.distance).interval()
         return (high - low) / 2
 
     @property
     def allowed(self) -> float:
+        """The largest excess within the tolerance."""
         above = self.base.estimate(self.distance).value - self.floor.estimate(self.distance).value
         return self.tolerance * (max(above, 0.0) + self.margin)
 
     def kept(self, excess: float) -> float:
+        """The share of the baseline's quality that is kept at an excess over its distance."""
         baseline = self.base.estimate(self.distance).value
         return quality_kept(baseline + excess, baseline, self.floor.estimate(self.distance).value, self.margin)
 
-    def verdict(self, c: ConfigurationResult) -> Verdict:
-        excess = difference(_quality_of(c), self.base, self.distance)
+    def verdict(self, label: str, steps: int, quality: Quality) -> Verdict:
+        """One configuration beside the baseline."""
+        excess = difference(quality, self.base, self.distance)
         low, high = excess.interval()
         verdict: Literal["within", "worse", "cannot tell"]
         verdict = "within" if high <= self.allowed else "worse" if low > self.allowed else "cannot tell"
         kept = self.kept(excess.value), (self.kept(high), self.kept(low))
-        return Verdict(c.label, c.steps, excess.value, (low, high), verdict, *kept)
+        return Verdict(label, steps, excess.value, (low, high), verdict, *kept)
 
 
-def _choose(line: Sequence[ConfigurationResult], scale: _Scale, curve: TradeoffCurve) -> Recommendation:
+def _choose(line: Sequence[ConfigurationResult], scale: Scale, curve: TradeoffCurve) -> Recommendation:
     """The recommendation of one sampler and eta, its results by falling steps."""
-    verdicts = tuple(scale.verdict(c) for c in line)
+    verdicts = tuple(scale.verdict(c.label, c.steps, _quality_of(c)) for c in line)
     last = _search(verdicts)
     bare = None if last is None else verdicts[last].steps
     steps = None if bare is None else min(curve.baseline.nfe, math.ceil(round(bare * (1 + scale.buffer), 9)))
@@ -213,7 +225,7 @@ def _search(verdicts: Sequence[Verdict]) -> int | None:
     return next((i - 1 for i in range(start + 1, len(verdicts)) if not within[i]), len(verdicts) - 1)
 
 
-def _reasons(verdicts: Sequence[Verdict], last: int | None, steps: int | None, scale: _Scale, curve: TradeoffCurve) -> list[str]:
+def _reasons(verdicts: Sequence[Verdict], last: int | None, steps: int | None, scale: Scale, curve: TradeoffCurve) -> list[str]:
     base, share = curve.baseline.label, f"{100 * scale.tolerance:.3g} %"
     said = [
         f"The tolerance allows {scale.allowed:.3g} more than {base}: {share} of its distance above the floor and of the floor's "
@@ -261,7 +273,7 @@ def _word(v: Verdict) -> str:
     return "outside" if v.verdict == "worse" else v.verdict if v.verdict == "within" else "undecided"
 
 
-def _more(v: Verdict, scale: _Scale, curve: TradeoffCurve) -> str:
+def _more(v: Verdict, scale: Scale, curve: TradeoffCurve) -> str:
     """How many samples would settle it if the figure stays and every interval narrows with their root."""
     if v.verdict != "cannot tell":
         return ""
