@@ -90,8 +90,7 @@ def main() -> None:
     yardstick, real = load_yardstick(arguments.model), None
     if arguments.data:
         real, others = load_images(arguments.model, arguments.data)[0], load_images(arguments.model, arguments.data, "test")[0]
-        training = Training.of(yardstick.extractor(real), yardstick.extractor(others))
-        yardstick = replace(yardstick, training=training)
+        yardstick = replace(yardstick, training=Training.of(real, others, yardstick.extractor))
     curve, result = study(arguments, yardstick), arguments.work / "results.json"
     curve.save(result)
     draw_charts(curve, arguments.work)

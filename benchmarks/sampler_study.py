@@ -1,6 +1,6 @@
 """Which sampler and timesteps for a budget of model calls? Samplers, named spacings and searched lists at equal calls and noise.
 
-    python benchmarks/sampler_study.py [--model mnist] [--work sampler-study] [--samples 1000] [--calls 5,6,8,10,15,20,50]
+    python benchmarks/sampler_study.py [--model mnist] [--work sampler-study] [--samples 1000] [--calls 5,6,8,10,15,20,50,100]
                                        [--evaluations 200] [--minutes M] [--device cpu] [--out results/….json]
                                        [--install]
 
@@ -25,13 +25,12 @@ from ddimkit.samplers.named import MAKERS
 from ddimkit.tradeoff import studies
 from ddimkit.tradeoff.budget import BudgetResult, BudgetStudy, SearchedList, budget_findings
 from ddimkit.tradeoff.judging import draw
-from ddimkit.tradeoff.studies import find_study
+from ddimkit.tradeoff.studies import find_study, identity
 from ddimkit.tradeoff.timing import describe_machine, versions
 
 SAMPLERS = ("ddim", "dpm-2m", "dpm-3m", "unipc-2", "unipc-3")
 NOISY = ("ddpm", "dpm-2m-sde", "dpm-3m-sde")
 SPACINGS = ("trailing", "leading", "linspace", "quadratic", "log_snr")
-FEWEST = 5
 
 
 def make(bundle: ModelBundle, name: str, **settings: object) -> PlanSampler:
@@ -41,7 +40,7 @@ def make(bundle: ModelBundle, name: str, **settings: object) -> PlanSampler:
 
 def search(bundle: ModelBundle, yardstick: Yardstick, arguments: argparse.Namespace, device: torch.device) -> list[SearchedList]:
     """The lists of both objectives for every sampler without noise, kept one by one."""
-    path = arguments.work / "lists.json"
+    path = arguments.work / f"lists-{str(bundle.weights_sha256())[:12]}-{arguments.evaluations}.json"
     known = (
         [SearchedList(**{**saved, "timesteps": tuple(saved["timesteps"])}) for saved in json.loads(path.read_text())]
         if path.exists()
@@ -61,14 +60,16 @@ def search(bundle: ModelBundle, yardstick: Yardstick, arguments: argparse.Namesp
         objective, evaluations = (gaussian, 1000) if kind == "gaussian" else (network, arguments.evaluations)
         found = optimize_timesteps(template, calls, objective=objective, evaluations=evaluations)
         known.append(SearchedList(name, calls, kind, tuple(found), found.gained, found.reason))
-        path.write_text(json.dumps([asdict(one) for one in known], indent=1))
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps([asdict(one) for one in known], indent=1))
+        partial.replace(path)
     return known
 
 
 def judge(
     bundle: ModelBundle, yardstick: Yardstick, lists: list[SearchedList], arguments: argparse.Namespace, device: torch.device
 ) -> list[BudgetResult]:
-    """Every sampler over every list, the fewest calls first, as long as there is time."""
+    """Every sampler over every list, as long as there is time; what is not whole is left out."""
     walks = [
         (name, calls, spacing, make(bundle, name, steps=calls, spacing=spacing))
         for calls in arguments.calls
@@ -80,7 +81,7 @@ def judge(
     for name, calls, spacing, sampler in tqdm(walks, unit="configuration"):
         path = arguments.work / "drawn" / f"{name}-{calls}-{spacing}.safetensors".replace(" ", "-")
         drawn = draw(sampler, bundle, arguments.samples, yardstick, device=device, path=path, end=arguments.end)
-        if len(drawn) >= FEWEST:
+        if len(drawn) == arguments.samples:
             quality = yardstick.judge_features(drawn.features.numpy(), range(len(drawn)))
             results.append(BudgetResult(name, calls, spacing, tuple(sampler.timesteps), quality))
     return results
@@ -107,11 +108,8 @@ def main() -> None:
     bundle.model.to(device)
     lists = search(bundle, yardstick, arguments, device)
     results = judge(bundle, yardstick, lists, arguments, device)
-    model = {"name": bundle.name, "weights_sha256": bundle.weights_sha256()}
-    study, result = (
-        BudgetStudy(model, describe_machine(device), versions(), tuple(results), tuple(lists)),
-        arguments.work / "results.json",
-    )
+    study = BudgetStudy(identity(bundle), describe_machine(device), versions(), tuple(results), tuple(lists))
+    result = arguments.work / "results.json"
     study.save(result)
     references = {f"DDIM-{r.calls}": r.quality for calls in (50, 100) if (r := study.find("ddim", calls)) is not None}
     earlier = find_study(bundle)

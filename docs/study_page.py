@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from ddimkit import load_pretrained
-from ddimkit.tradeoff.findings import lines
+from ddimkit.tradeoff.findings import lines, refining
 from ddimkit.tradeoff.presets import Choice, choices
 from ddimkit.tradeoff.quality_findings import quality_findings
 from ddimkit.tradeoff.recommend import recommend
@@ -30,6 +30,8 @@ def page(name: str) -> str:
         "\n".join(f"- {reason}" for reason in recommend(study).reasons),
         "## Presets",
         _presets(choices(bundle), choices(bundle, refinable=False)),
+        "## Refining",
+        refining(study) or "",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curves import BASELINE, curve, result
+from curves import BASELINE, LABEL, curve, result
 from ddimkit import DDIMKitError, TradeoffCurve
+from ddimkit.quality import Estimate, Quality
 from ddimkit.tradeoff.compare import compare
 from ddimkit.tradeoff.eta_cost import median_interval
 from ddimkit.tradeoff.findings import findings, fit_power, main_line
@@ -21,6 +22,7 @@ from ddimkit.tradeoff.results import ConfigurationResult, Spread
 
 GOLDEN = Path(__file__).parent / "golden" / "curve_v1.json"
 GOLDEN_ROUNDS = Path(__file__).parent / "golden" / "curve_v1_rounds.json"
+GOLDEN_QUALITY = Path(__file__).parent / "golden" / "curve_v2.json"
 STEPS = (10, 20, 50)
 
 
@@ -299,16 +301,43 @@ def test_results_round_trip(tmp_path: Path) -> None:
 
 def test_the_first_schema_stays_readable() -> None:
     found = TradeoffCurve.load(GOLDEN)
-    assert keeps(found.to_dict(), json.loads(GOLDEN.read_text()))
+    assert keeps(found.to_dict(), {**json.loads(GOLDEN.read_text()), "schema_version": 2})
     assert found == curve(*etas(1.1), result("MySampler", 7, None, memory=None))
     assert all(c.round_seconds == () for c in found.configurations)
 
 
 def test_seconds_of_rounds_stay_readable() -> None:
     found = TradeoffCurve.load(GOLDEN_ROUNDS)
-    assert keeps(found.to_dict(), json.loads(GOLDEN_ROUNDS.read_text()))
+    assert keeps(found.to_dict(), {**json.loads(GOLDEN_ROUNDS.read_text()), "schema_version": 2})
     assert found == with_rounds()
     assert found.configurations[1].round_seconds == (0.04, 0.05, 0.02)
+
+
+def with_quality() -> TradeoffCurve:
+    share, distance = Estimate(0.5, (0.4, 0.6)), Estimate(1.5, (1.0, 2.0))
+    figures = (distance, distance, share, share, 9, (4, 5), share, share, "456")
+    judged = Quality(LABEL, ((0, 9),), *figures)
+    results = [replace(c, quality=judged, quality_note="this run", predicted_distance=0.25) for c in (BASELINE, result())]
+    return curve(results[1], baseline=results[0], floor=judged, noise=judged, finest="DDIM-10", other_seeds_distance=0.4)
+
+
+def test_the_second_schema_stays_readable() -> None:
+    found = TradeoffCurve.load(GOLDEN_QUALITY)
+    assert keeps(found.to_dict(), json.loads(GOLDEN_QUALITY.read_text()))
+    assert found == with_quality()
+
+
+def test_quality_of_the_first_schema_is_to_be_judged_again(tmp_path: Path) -> None:
+    """Its figures had no intervals."""
+    saved = json.loads(GOLDEN.read_text())
+    saved["configurations"][1]["quality"] = {"label": {}, "kernel": 0.5, "precision": 0.4}
+    saved["floor"] = {"kernel": 0.1}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(saved))
+    found = TradeoffCurve.load(path)
+    assert found.configurations[1].quality is None
+    assert "judge it again" in found.configurations[1].quality_note
+    assert found.floor is None
 
 
 def keeps(now: Any, before: Any) -> bool:
@@ -336,7 +365,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "a list": ("[1, 2]", "not the results.json of a sweep"),
     "a number": ("3", "not the results.json of a sweep"),
     "something else": ('{"a": 1}', "not the results.json of a sweep"),
-    "a later schema": (changed(schema_version=2), "is of schema 2; this version reads schema 1"),
+    "a later schema": (changed(schema_version=3), "is of schema 3; this version reads schema 1 and 2"),
     "no results": (changed(configurations=[]), "no baseline"),
     "results that are no list": (changed(configurations=3), "not the results.json of a sweep"),
     "two baselines": (with_result(baseline=True), "no baseline, or several"),

@@ -11,7 +11,7 @@ import torch
 from curves import SHAPE, blue, toy
 from ddimkit import DDIMKitError, DDIMSampler, TradeoffCurve, sweep
 from ddimkit.analytic import Gaussian, gaussian_error
-from ddimkit.quality import Extractor, Reference, Yardstick
+from ddimkit.quality import Extractor, Reference, Training, Yardstick
 from ddimkit.quality.features import to_bytes
 from ddimkit.samplers.named import sigma_hat
 from ddimkit.tradeoff import judging as judgement
@@ -168,6 +168,8 @@ def test_what_takes_too_long_comes_from_the_study_and_says_so() -> None:
     unclipped = configurations(toy(clip=None), (2, 4), (0.0,), (DDIMSampler,))
     assert "not in the study" in judging.from_study(unclipped[0], Known()).note  # type: ignore[arg-type]
     assert "no study of this model" in judging.from_study(made[0], toy()).note
+    nameless = Judging(YARDSTICK, SampleCounts(25), replace(study, model={**study.model, "weights_sha256": None}))
+    assert "no study of this model" in nameless.from_study(made[0], toy()).note  # two functions are not one model
     elsewhere = Judging(yardstick("others"), SampleCounts(25), study)
     assert "another measure" in elsewhere.from_study(made[0], Known()).note  # type: ignore[arg-type]
 
@@ -195,8 +197,11 @@ def test_figures_of_a_study_that_rest_on_as_many_images_are_not_drawn_again() ->
     assert [again[c.label].quality for c in made] == [c.quality for c in study.configurations]
     more = Judging(YARDSTICK, SampleCounts(41, long=20), study, reuse=True).run(made, bundle, 1.0, **run)
     assert {label: judged.count for label, judged in more.items()} == {"DDPM-20": 30, "DDIM-2": 41, "DDIM-4": 41}
-    anew = Judging(YARDSTICK, SampleCounts(40, long=20), study).run(made, bundle, 1.0, **run)
-    assert anew["DDIM-2"].note == "this run"
+    anew = Judging(YARDSTICK, SampleCounts(20), study).run(made, bundle, 1.0, **run)
+    assert (anew["DDIM-2"].note, anew["DDIM-2"].count) == ("this run", 20)  # though the study has 40
+    training = Training.of(REAL[:200], REAL[200:], YARDSTICK.extractor)
+    looking = Judging(replace(YARDSTICK, training=training), SampleCounts(40, long=20), study, reuse=True)
+    assert looking.run(made, bundle, 1.0, **run)["DDIM-2"].quality.memorised is not None  # which the study does not know
 
 
 def test_drawing_ends_at_the_deadline_and_the_study_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -294,6 +294,7 @@ def test_diffusers_agrees_where_it_is_right(
 
 
 @pytest.mark.promise(37)
-def test_unipc_of_order_3_keeps_its_order_through_the_warm_up() -> None:
-    errors = [warm_error(lambda s, **k: UniPCSampler(s, order=3, **k), S, 0.0, 0.25) for S in (80, 160, 320, 640)]
-    assert np.all(np.abs(slopes(errors)[-2:] - 4) < 0.1), errors
+def test_the_first_row_limits_unipc_of_order_3_too() -> None:
+    """Its first correction, of first order, errs by h³ once; where s²v/(s²v + n²) is small at the start that is hard to see."""
+    errors = [warm_error(lambda s, **k: UniPCSampler(s, order=3, **k), S, 0.0, 2.0) for S in (2560, 5120)]
+    assert abs(slopes(errors)[0] - 3) < 0.1, errors

@@ -133,6 +133,19 @@ def test_features_decide_where_they_are_given() -> None:
     assert pixels != features
 
 
+def test_samplers_with_noise_have_no_fine_image_to_come_close_to() -> None:
+    bundle = toy()
+    for template in (bundle.sampler(DDIMSampler, steps=3, eta=0.5), bundle.sampler(DDPMSampler, steps=3, variance="learned_range")):
+        with pytest.raises(ValueError, match="eta=0"):
+            optimize_timesteps(template, 3, objective=NetworkObjective(bundle, range(2), range(5, 7)))
+
+
+def test_short_schedules_have_fewer_fine_steps() -> None:
+    bundle = toy()
+    objective = NetworkObjective(bundle, range(2), range(5, 7), fine_steps=200)
+    assert objective.value(bundle.sampler(DDIMSampler, steps=20)) == 0
+
+
 def test_the_fine_images_are_drawn_once() -> None:
     bundle = toy()
     objective = NetworkObjective(bundle, range(2), range(5, 7), fine_steps=20)

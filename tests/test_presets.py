@@ -18,6 +18,10 @@ def bundle() -> ModelBundle:
     return ModelBundle(lambda x, t: x, SCHEDULE, sample_shape=(1, 4, 4), prediction="x0", clip=(-1.0, 1.0))
 
 
+def budget(*results: BudgetResult) -> BudgetStudy:
+    return BudgetStudy({"name": "toy", "weights_sha256": "1"}, {}, {}, results)
+
+
 def test_without_a_study_the_defaults_are_taken_and_said() -> None:
     assert [c.steps for c in choices(bundle()).values()] == [50, 100, 250, 1000]
     assert all("no study" in c.reason for c in choices(bundle()).values())
@@ -48,6 +52,22 @@ def test_the_better_sampler_is_taken() -> None:
     assert from_study(hat, refinable=False)["interactive"].sampler == "sigma_hat"
 
 
+def test_a_sampler_known_to_suffice_beats_the_closest_of_those_that_are_not() -> None:
+    """Though it takes more calls."""
+    known = study(*judged({10: 9.0, 100: 9.5}))
+    assert from_study(known)["interactive"].steps == 10
+    found = from_study(known, budget(BudgetResult("dpm-2m", 15, "trailing", tuple(range(15, 0, -1)), quality(1.0))))
+    assert [found[name].steps for name in ("realtime", "interactive", "production")] == [15, 15, 18]
+
+
+def test_ddpm_in_a_study_takes_no_eta(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = study(*judged({10: 9.0, 100: 8.0}), *judged({10: 1.0, 100: 1.0}, eta=1.0, sampler="DDPMSampler"))
+    assert from_study(known)["realtime"].sampler == "DDIMSampler"
+    monkeypatch.setattr(presets, "find_study", lambda model: known)
+    monkeypatch.setattr(presets, "find_budget_study", lambda model: None)
+    assert preset("realtime", model=bundle(), refinable=False) == bundle().sampler(DDPMSampler, steps=10)
+
+
 def test_a_preview_can_be_refined() -> None:
     """However good the samplers with noise: a seed must draw the same image in every preset."""
     noisy = judged({10: 0.9, 100: 0.9}, eta=1.0), judged({10: 0.8, 100: 0.8}, eta=None, sampler="sigma_hat")
@@ -55,10 +75,6 @@ def test_a_preview_can_be_refined() -> None:
     assert {(c.sampler, c.eta) for c in found.values()} == {("DDIMSampler", 0.0)}
     with pytest.raises(DDIMKitError, match="no sampler"):
         from_study(study(*noisy[0]))
-
-
-def budget(*results: BudgetResult) -> BudgetStudy:
-    return BudgetStudy({"name": "toy", "weights_sha256": "1"}, {}, {}, results)
 
 
 def test_samplers_that_need_fewer_calls_take_their_place() -> None:

@@ -10,6 +10,7 @@ from ddimkit.quality.estimate import (
     estimate_kernel,
     estimate_mean,
     estimate_precision_recall,
+    estimate_share,
 )
 
 WIDTH = 16
@@ -60,6 +61,20 @@ def test_intervals_of_precision_and_recall_are_as_wide_as_they_scatter(name: str
         found.append(both[0] if name == "precision" else both[1])
     scatter = np.std([e.value for e in found], ddof=1)
     assert 0.75 * scatter < np.mean([np.std(e.replicates) for e in found]) < most * scatter
+
+
+@pytest.mark.parametrize("count", [64, 400])
+def test_none_of_a_few_is_not_known_to_be_none(count: int) -> None:
+    """0 of n leaves up to 2.5/n; and all of n as much below 1."""
+    weights = bootstrap_weights(range(count))
+    none, every = (estimate_share(np.full(count, held), weights) for held in (False, True))
+    assert none.value == 0
+    assert none.interval()[1] == pytest.approx(2.51 / count, rel=0.05)
+    assert none.interval()[0] == pytest.approx(0, abs=0.01 / count)
+    assert every.interval()[0] == pytest.approx(1 - 2.51 / count, abs=0.1 / count)
+    some = estimate_share(np.arange(count) < count // 4, weights)
+    assert some.value == 0.25
+    assert np.std(some.replicates) == pytest.approx(np.sqrt(0.25 * 0.75 / count), rel=0.2)
 
 
 def test_intervals_of_class_distances_are_as_wide_as_they_scatter() -> None:

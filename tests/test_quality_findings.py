@@ -59,6 +59,9 @@ def test_how_well_the_prediction_foretells_is_said() -> None:
     text = said(*wrong)
     assert "rank correlation -0.20" in text
     assert "3 of 6 clear differences the wrong way round, the largest: DDIM-10 was foretold better than DDIM-100." in text
+    equal = [replace(c, predicted_distance=p) for c, p in zip(measured, (4.0, 4.0 * (1 + 1e-12), 2.0, 1.0), strict=True)]
+    assert "0 of 5 clear differences" in said(*equal)
+    assert "rank correlation 0.95" in said(*equal)
     alike = [replace(c, predicted_distance=float(c.steps)) for c in judged({10: 1.0, 20: 1.0, 50: 1.0, 100: 1.0})]
     assert "0 of 0 clear differences" in said(*alike)
     assert "Predicted" not in said(*right[:3])

@@ -202,6 +202,7 @@ def test_wide_features_are_judged_too(tmp_path: Path) -> None:
     found = judge_images(x, range(60), made, wide)
     spread = np.linspace(0, 599, 300).astype(int)
     assert found.kernel.value == pytest.approx(kernel_distance(wide(x), wide(REAL)[spread]), rel=1e-6)
+    assert Reference.of("squares test", wide(REAL), wide, kept=200).label != made.label  # the kernel distance rests on them
     made.save(tmp_path / "wide.safetensors")
     assert judge_images(x, range(60), Reference.load(tmp_path / "wide.safetensors"), wide).kernel == found.kernel
 
@@ -217,14 +218,28 @@ def test_features_beyond_half_precision_survive_their_file(tmp_path: Path) -> No
 def test_memorised_images_are_found() -> None:
     """Of copies of training images all, of images like them about one in a hundred."""
     made = extractor("none")
-    training = Training.of(made(REAL), made(images(10, 2000)))
+    training = Training.of(REAL, images(10, 2000), made)
     fresh, copied = (judge(made(x), range(len(x)), reference(made), made, training) for x in (images(11, 2000), REAL[:50]))
     assert fresh.estimate("memorised").value == pytest.approx(0.01, abs=0.008)
     assert copied.estimate("memorised").value == 1
     assert difference(copied, fresh, "memorised").interval()[0] > 0.9
     assert Quality.from_dict(json.loads(json.dumps(fresh.to_dict()))) == fresh
+    assert fresh.training_sha256 == training.sha256
     with pytest.raises(ValueError, match="at least 100"):
-        Training.of(made(REAL), made(images(10, 50)))
+        Training.of(REAL, images(10, 50), made)
+    other = judge(made(REAL[:50]), range(50), reference(made), made, Training.of(REAL[:300], images(10, 2000), made))
+    with pytest.raises(ValueError, match="different training images"):
+        difference(copied, other, "memorised")
+    with pytest.raises(ValueError, match="another extractor"):
+        judge(made(REAL[:50]), range(50), reference(made), made, Training.of(REAL, images(10, 200), extractor("none", "xyz")))
+
+
+def test_copies_are_found_even_where_held_out_images_are_copies_too() -> None:
+    """The threshold is then 0, and a copy is as near as that."""
+    made = extractor("none")
+    training = Training.of(REAL, REAL[:200], made)
+    assert training.threshold == pytest.approx(0, abs=1e-9)
+    assert training.near(made(REAL[:50])).all()
 
 
 def test_a_network_survives_its_file(tmp_path: Path) -> None:

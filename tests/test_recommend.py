@@ -4,13 +4,14 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from curves import BASELINE, LABEL, LINE, judged, quality, result, study
 from ddimkit import DDIMKitError
-from ddimkit.tradeoff.recommend import quality_kept, recommend
+from ddimkit.tradeoff.recommend import Scale, quality_kept, recommend
 
 
 def test_the_smallest_count_within_the_tolerance_and_a_fifth_more() -> None:
@@ -88,6 +89,17 @@ def test_the_eighty_twenty_point() -> None:
     assert found.balanced == 50
     assert "50 steps are the fewest known to keep 80%" in found.reasons[-1]
     assert recommend(study(*judged({10: 9.0})), tolerance=0.1).balanced is None
+
+
+def test_the_share_kept_is_as_unsure_as_the_baseline() -> None:
+    """What both have in common cancels in the difference, but not in the share."""
+    base, here = quality(0.001, common=0.0004, width=0), quality(0.0012, common=0.0004, width=0)
+    found = Scale(base, quality(0.0, common=0.00002, width=0)).verdict("DDIM-50", 50, here)
+    assert found.interval[1] - found.interval[0] < 1e-9
+    low, high = found.kept_interval
+    shares = [quality_kept(b, a, 0.0, 0.00002 * 1.96) for a, b in zip(base.kernel.replicates, here.kernel.replicates, strict=True)]
+    assert low == pytest.approx(np.quantile(shares, 0.025), rel=0.05)
+    assert low < 0.65 < 0.85 < high
 
 
 def test_a_share_that_is_not_known_to_be_kept_is_no_eighty_twenty_point() -> None:

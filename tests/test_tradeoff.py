@@ -106,7 +106,7 @@ def test_results_are_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
     found = json.loads(json.dumps(measured(steps=[4, 2], etas=(0.0, 0.5)).to_dict()))
     wanted = {"schema_version", "model", "machine", "versions", "settings", "configurations", "floor", "noise"}
     assert set(found) == wanted | {"finest", "other_seeds_distance"}
-    assert found["schema_version"] == 1
+    assert found["schema_version"] == 2
     assert found["settings"] == {"device": "cpu", "batch": 2, "dtype": "float32", "rounds": 2}
     assert {"processor", "cores", "threads", "device"} <= found["machine"].keys()
     assert found["versions"].keys() == {"python", "torch", "numpy", "ddimkit"}

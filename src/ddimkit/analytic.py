@@ -184,7 +184,7 @@ class GaussianDenoiser:
 
     Args:
         schedule: whose timesteps t means.
-        mean: (D,) or (), of the data, D the number of pixels.
+        mean: (D,) of the data, along the eigenvectors where there is a basis, or () for every entry alike; D numbers a sample.
         spectrum: (D,) eigenvalues of its covariance.
         basis: (D, D) whose columns are the eigenvectors; None where the pixels themselves are independent.
         prediction: what the model gives.

@@ -68,7 +68,9 @@ class OptimizedTimesteps(tuple[int, ...]):
 
 
 def optimize_timesteps(template: PlanSampler, steps: int, *, objective: Objective, evaluations: int = 400) -> OptimizedTimesteps:
-    """A list of ``steps`` timesteps for samplers like ``template``, no worse on the objective than any named spacing.
+    """A list of ``steps`` timesteps for samplers like ``template``, no worse on the objective than the named spacings.
+
+    Compared are those that begin where the model knows pure noise (alpha_bar at most 0.01), ``quadratic_song2021`` aside.
 
     Args:
         template: a sampler whose settings, timesteps aside, every candidate has.
@@ -187,12 +189,12 @@ class NetworkObjective:
         bundle: the model.
         seeds: of the images that the search looks at.
         unseen: of those that decide whether it gained.
-        fine_steps: steps of the images to come close to, drawn by the same sampler with trailing spacing.
+        fine_steps: steps of the images to come close to, at most all, drawn by the same sampler with trailing spacing.
         extractor: whose features are compared; pixels if None.
         device: where the model runs.
 
     Raises:
-        ValueError: no seeds, or seeds that are in both.
+        ValueError: no seeds, or seeds that are in both; when asked, a sampler that adds noise.
     """
 
     bundle: ModelBundle
@@ -223,7 +225,11 @@ class NetworkObjective:
 
     def _apart(self, sampler: PlanSampler, *, unseen: bool) -> FloatArray:
         """(N,): the mean squared difference from the fine image of the same seed."""
-        fine = replace(sampler, steps=self.fine_steps, timesteps=(), spacing="trailing")
+        plan = sampler.plan()
+        if plan.c_max is not None or (plan.c > 0).any():
+            raise ValueError("a sampler that adds noise draws another image at every number of steps: search with eta=0")
+        steps = min(self.fine_steps, sampler.schedule.num_timesteps)
+        fine = replace(sampler, steps=steps, timesteps=(), spacing="trailing")
         key = (fine, unseen)
         if key not in self._fine:
             self._fine[key] = self._seen(fine, unseen=unseen)

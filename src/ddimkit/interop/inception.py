@@ -3,7 +3,7 @@ r"""Inception features of RGB images, by the network of torch-fidelity: those of
 The weights are not part of this package, and nothing is fetched. torch-fidelity names where its file is
 (``torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3``); as that is a pickle, write it anew once, as safetensors::
 
-    weights = torch.load("pt_inception-2015-12-05-6726825d.pth", weights_only=True)
+    weights = torch.load("weights-inception-2015-12-05-6726825d.pth", weights_only=True)
     safetensors.torch.save_file(weights, "inception.safetensors")
 """
 
@@ -54,7 +54,7 @@ def inception_extractor(
     weights = Path(weights)
     content = weights.read_bytes()
     found = check_sha256(weights, content, sha256)
-    network = _network(weights, content, layer).to(device)
+    network = _network(weights, content, layer).eval().to(device)
 
     def extract(images: Tensor) -> Tensor:
         features: Tensor = network(images.add(1).mul(127.5).round().to(torch.uint8))[0]

@@ -16,6 +16,7 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ __all__ = [
     "estimate_kernel",
     "estimate_mean",
     "estimate_precision_recall",
+    "estimate_share",
 ]
 
 REPLICATES = 400
@@ -123,6 +125,20 @@ def estimate_mean(values: FloatArray, weights: FloatArray) -> Estimate:
     return Estimate.of(mean, values - mean, weights)
 
 
+def estimate_share(held: NDArray[np.bool_], weights: FloatArray) -> Estimate:
+    """The share of images (N,) that something holds of.
+
+    Where it holds of none or of all, no reweighting changes that. What the share may still be is then taken from the posterior of
+    Jeffreys' prior, about χ²/2N away with one degree of freedom: 2.5/N at the 97.5 % quantile.
+    """
+    share = float(np.mean(held))
+    if 0 < share < 1:
+        return estimate_mean(held.astype(np.float64), weights)
+    rank = np.argsort(np.argsort(weights.sum(axis=1), kind="stable")) + 0.5
+    normal = np.array([NormalDist().inv_cdf((1 + r / len(rank)) / 2) for r in rank])
+    return Estimate(share, tuple(float(f"{abs(share - min(1.0, z)):.7g}") for z in normal**2 / (2 * len(held))))
+
+
 def estimate_frechet(features: FloatArray, reference: FeatureStatistics, weights: FloatArray) -> Estimate:
     r"""The Fréchet distance of features (N, d) from a reference, which is taken as it is.
 
@@ -160,7 +176,7 @@ def estimate_precision_recall(real: FloatArray, generated: FloatArray, weights: 
     found = manifolds(real, generated)
     influence = found.alone * (len(generated) / len(real))
     recall = Estimate.of(float((found.cover > 0).mean()), influence - influence.mean(), weights)
-    return estimate_mean(found.realistic.astype(np.float64), weights), recall
+    return estimate_share(found.realistic, weights), recall
 
 
 def estimate_class_distance(classes: NDArray[np.int64], wanted: NDArray[np.int64], weights: FloatArray) -> Estimate:

@@ -14,8 +14,8 @@ from ddimkit.quality.estimate import (
     estimate_class_distance,
     estimate_frechet,
     estimate_kernel,
-    estimate_mean,
     estimate_precision_recall,
+    estimate_share,
 )
 from ddimkit.quality.features import Extractor
 from ddimkit.quality.reference import Label, Reference, Training
@@ -45,6 +45,7 @@ class Quality:
         class_distance: total variation distance of the classes' frequencies from the reference's, 0 to 1; None without classes.
         memorised: share of the images that lie nearer to a training image than all but one in a hundred of other real images do;
             None where the training images are not at hand.
+        training_sha256: which training images and which threshold.
     """
 
     label: Label
@@ -57,6 +58,7 @@ class Quality:
     classes: tuple[int, ...]
     class_distance: Estimate | None
     memorised: Estimate | None = None
+    training_sha256: str | None = None
 
     @property
     def count(self) -> int:
@@ -110,10 +112,12 @@ def judge(
         training: the images the model was trained on, to look for memorised ones.
 
     Raises:
-        ValueError: the reference is of another extractor or rounding, a seed twice, or too few images (5).
+        ValueError: reference or training images are of another extractor or rounding, a seed twice, or too few images (5).
     """
     x = as_features(features, len(reference.statistics.mean))
     label = reference.label
+    if training is not None and training.extractor_sha256 != extractor.sha256:
+        raise ValueError(f"the training images were seen through another extractor, {training.extractor_sha256!r}")
     label.check(replace(label, extractor=extractor.name, extractor_sha256=extractor.sha256, rounding=extractor.rounding))
     if len(seeds) != len(x) or len(x) < 5:
         raise ValueError(f"judging takes at least 5 images and a seed for each, got {len(x)} images and {len(seeds)} seeds")
@@ -132,7 +136,8 @@ def judge(
         manifold,
         tuple(int(n) for n in counts),
         None if classes is None else estimate_class_distance(classes, reference.classes, weights),
-        None if training is None else estimate_mean(training.near(x), weights),
+        None if training is None else estimate_share(training.near(x), weights),
+        None if training is None else training.sha256,
     )
 
 
@@ -148,6 +153,8 @@ def difference(a: Quality, b: Quality, figure: Figure = "kernel") -> Estimate:
         ValueError: different labels, naming what differs; a figure that depends on the number of images, of different numbers.
     """
     a.label.check(b.label)
+    if figure == "memorised" and a.training_sha256 != b.training_sha256:
+        raise ValueError("memorised shares of different training images cannot be compared")
     by_manifold = figure in ("precision", "recall")
     counts = (a.manifold, b.manifold) if by_manifold else (a.count, b.count)
     if figure not in ("kernel", "memorised") and counts[0] != counts[1]:

@@ -2,12 +2,14 @@ r"""What generated images are compared with: a split of real images, seen throug
 
 import hashlib
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from ddimkit.errors import WeightsError
 from ddimkit.quality.distances import KernelSample, nearest
@@ -20,6 +22,9 @@ __all__ = ["Label", "Reference", "Training"]
 _KIND = "ddimkit-reference"
 _SCHEMA = 1
 _KEPT = 2000
+_FEWEST_HELD_OUT = 100
+
+Images = Tensor | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Label:
     Attributes:
         reference: the real images, as in ``"mnist test"``.
         images: how many there are.
-        statistics_sha256: hash of their features' mean and scatter.
+        statistics_sha256: hash of their features' mean and scatter; of the kept features too, where these are wider than 192.
         extractor: name of the feature network.
         extractor_sha256: hash of its weights.
         rounding: what was done to the pixels first.
@@ -80,11 +85,13 @@ class Reference:
         """
         x = as_features(features)
         statistics = FeatureStatistics.of(x)
-        sha256 = hashlib.sha256(statistics.mean.tobytes() + statistics.scatter.tobytes()).hexdigest()
-        label = Label(name, len(x), sha256, extractor.name, extractor.sha256, extractor.rounding)
         spread = np.linspace(0, len(x) - 1, min(kept, len(x))).astype(np.int64)
         kept_features = _compact(x[spread]).astype(np.float64)  # as a file keeps them
-        kernel = KernelStatistics.of(x) if x.shape[1] <= KERNEL_WIDTH else KernelSample(kept_features)
+        wide = x.shape[1] > KERNEL_WIDTH
+        kernel = KernelSample(kept_features) if wide else KernelStatistics.of(x)
+        decisive = [statistics.mean, statistics.scatter, *([kept_features] if wide else [])]
+        sha256 = hashlib.sha256(b"".join(array.tobytes() for array in decisive)).hexdigest()
+        label = Label(name, len(x), sha256, extractor.name, extractor.sha256, extractor.rounding)
         return cls(label, statistics, kernel, kept_features, extractor.count_classes(x))
 
     def save(self, path: Path) -> str:
@@ -129,26 +136,34 @@ class Training:
     Attributes:
         features: (N, d) of every training image.
         threshold: a distance: of other real images, one in a hundred has a training image that near.
+        extractor_sha256: hash of what made the features.
     """
 
     features: FloatArray
     threshold: float
+    extractor_sha256: str
 
     @classmethod
-    def of(cls, features: ArrayLike, held_out: ArrayLike) -> "Training":
-        """From the features of the training images (N, d), and of real images that the model has not seen (M, d).
+    def of(cls, images: Images, held_out: Images, extractor: Extractor) -> "Training":
+        """From the training images (N, C, H, W), and real images that the model has not seen, floating point or bytes.
 
         Raises:
-            ValueError: features that are not (N, d) of one width, or fewer than 100 images held out.
+            ValueError: fewer than 100 images held out.
         """
-        x, others = as_features(features), as_features(held_out)
-        if len(others) < 100:
-            raise ValueError(f"one image in a hundred takes at least 100 images held out, got {len(others)}")
-        return cls(x, float(np.quantile(nearest(others, x).distance, 0.01)))
+        if len(held_out) < _FEWEST_HELD_OUT:
+            raise ValueError(f"one image in a hundred takes at least {_FEWEST_HELD_OUT} images held out, got {len(held_out)}")
+        features = extractor(images)
+        return cls(features, float(np.quantile(nearest(extractor(held_out), features).distance, 0.01)), extractor.sha256)
 
-    def near(self, features: ArrayLike) -> FloatArray:
-        """(N,): 1 where an image lies nearer to a training image than the threshold, else 0."""
-        return (nearest(features, self.features).distance < self.threshold).astype(np.float64)
+    @cached_property
+    def sha256(self) -> str:
+        """What tells one set of training images and one threshold from another."""
+        return hashlib.sha256(self.features.tobytes() + np.float64(self.threshold).tobytes()).hexdigest()
+
+    def near(self, features: ArrayLike) -> NDArray[np.bool_]:
+        """(N,): whether an image lies as near to a training image as the threshold."""
+        found: NDArray[np.bool_] = nearest(features, self.features).distance <= self.threshold
+        return found
 
 
 def _compact(features: FloatArray) -> NDArray[np.float16] | NDArray[np.float32]:

@@ -19,6 +19,7 @@ from ddimkit.quality.features import Extractor
 from ddimkit.quality.measure import Quality, judge
 from ddimkit.quality.network import load_network
 from ddimkit.quality.reference import Reference, Training
+from ddimkit.quality.statistics import FeatureStatistics
 from ddimkit.tensorfile import check_sha256
 
 __all__ = ["YARDSTICKS", "Yardstick", "load_yardstick"]
@@ -26,13 +27,14 @@ __all__ = ["YARDSTICKS", "Yardstick", "load_yardstick"]
 _WEIGHTS = Path(__file__).parent / "weights"
 _SCHEMA = 2
 _MOST_PIXELS = 4096
+_CHUNK = 1000
 _PRETRAINED: dict[str, dict[str, str]] = {
     "mnist": {
         "mnist-features.safetensors": "4ce0f3b3c0c8c941ded31d56391b97b3fc297c5ec1620216a8c586d389bdbbbf",
         "mnist-reference-test.safetensors": "e9cf10e5c433cee03bd9de0b37ae02cde658d752262659ab916257ec181e8e75",
         "mnist-reference-train.safetensors": "a12f8c75c16983680c5cc5826e7eca32de81c4575dc8ed5dfbfeecffa0388537",
-        "mnist-scale-test.json": "32324c96fe078517992aa92dc1f88b0dcd2f7106345abe232ada8e664b8a791a",
-        "mnist-scale-train.json": "6b2e993ef14b3537f5097b827549b7ead2715063f96c5a141a403c1acddd4a7a",
+        "mnist-scale-test.json": "3231adf5586a3eb46c0c5bdcd2b38634e918684a17ba5de4130b2e691ef19252",
+        "mnist-scale-train.json": "9d429f34c2b2dfdf4bc122ca208f02173100be1ca29a78867f913747f7a6a154",
     }
 }
 """The hash of each file of the bundled yardsticks."""
@@ -135,10 +137,18 @@ def read_yardstick(name: str, folder: Path, split: Split = "test", hashes: Mappi
 
 def _pixels(real: Tensor | NDArray[np.uint8]) -> Gaussian | None:
     """Of images (N, C, H, W) in [−1, 1] or bytes, on the scale [−1, 1]; None where the covariance would be very large."""
-    flat = np.asarray(real).reshape(len(real), -1)
-    if flat.shape[1] > _MOST_PIXELS or len(flat) < 2:
+    width = int(np.prod(real.shape[1:]))
+    if width > _MOST_PIXELS or len(real) < 2:
         return None
-    return Gaussian.of(flat / 127.5 - 1 if flat.dtype == np.uint8 else flat).binned()
+    found = FeatureStatistics.empty(width)
+    for first in range(0, len(real), _CHUNK):
+        part = torch.as_tensor(
+            real[first : first + _CHUNK].copy() if isinstance(real, np.ndarray) else real[first : first + _CHUNK]
+        )
+        numbers = part.detach().reshape(len(part), -1).to("cpu", torch.float64)
+        found = found.merge(FeatureStatistics.of((numbers / 127.5 - 1 if part.dtype is torch.uint8 else numbers).numpy()))
+    values, vectors = np.linalg.eigh(found.covariance)
+    return Gaussian(found.mean @ vectors, np.maximum(values, 0.0)).binned()
 
 
 def _checked(path: Path, sha256: str | None) -> Path:

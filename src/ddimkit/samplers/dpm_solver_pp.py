@@ -60,7 +60,7 @@ class DPMSolverPPSampler(PlanSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.order, bool) or self.order not in (1, 2, 3):
+        if type(self.order) is not int or self.order not in (1, 2, 3):
             raise ValueError(f"order must be 1, 2 or 3, got {self.order!r}")
         if isinstance(self.eta, bool) or self.eta not in (0, 1):
             raise ValueError(f"eta must be 0 (the ODE) or 1 (the SDE), got {self.eta!r}: for values between use DDIMSampler")

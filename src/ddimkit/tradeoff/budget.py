@@ -66,7 +66,7 @@ class BudgetStudy:
     """Samplers and lists at equal numbers of model calls, from the same noise.
 
     Attributes:
-        model: name and hash of the weights.
+        model: name, hash of the weights, schedule, prediction and clip.
         machine: processor or GPU.
         versions: of Python, torch, numpy and ddimkit.
         results: what was judged.
@@ -97,7 +97,7 @@ class BudgetStudy:
         results = [{**asdict(r), "quality": r.quality.to_dict()} for r in self.results]
         fields = {"model": self.model, "machine": self.machine, "versions": self.versions}
         saved = {"schema_version": _SCHEMA, **fields, "lists": [asdict(found) for found in self.lists], "results": results}
-        path.write_text(json.dumps(saved, indent=1) + "\n")
+        path.write_text(json.dumps(saved) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "BudgetStudy":
@@ -129,7 +129,7 @@ def budget_findings(study: BudgetStudy, references: Mapping[str, Quality]) -> li
         study: the results.
         references: what the best of each budget is held against, by its name.
     """
-    said = []
+    said = ["The best of a budget is chosen and judged on the same images, which flatters it a little."] if study.results else []
     for calls in study.budgets:
         best = study.at(calls)[0]
         low, high = best.quality.kernel.interval()
@@ -150,13 +150,20 @@ def _searched(study: BudgetStudy) -> list[str]:
     """Of each kind of searched list, where it is clearly better or worse than every named spacing of the same sampler."""
     said = []
     for kind in SEARCHED:
-        groups: dict[str, list[str]] = {"better than every named spacing for": [], "no clear difference for": [], "worse for": []}
+        groups: dict[str, list[str]] = {
+            "better than every named spacing for": [],
+            "no clear difference for": [],
+            "worse than one for": [],
+        }
         for r in (r for r in study.results if r.spacing == kind):
             named = [o for o in study.results if (o.sampler, o.calls) == (r.sampler, r.calls) and o.spacing not in SEARCHED]
             if named:
-                apart = difference(r.quality, min(named, key=lambda o: o.quality.kernel.value).quality)
-                place = 1 if apart.is_zero else 2 if apart.value > 0 else 0
+                ends = [difference(r.quality, o.quality).interval() for o in named]
+                place = 0 if all(high < 0 for _, high in ends) else 2 if any(low > 0 for low, _ in ends) else 1
                 groups[list(groups)[place]].append(f"{r.sampler}-{r.calls}")
+        groups["nothing gained in the search for"] = [
+            f"{found.sampler}-{found.calls}" for found in study.lists if found.objective == kind and not found.gained
+        ]
         parts = [f"{what} {', '.join(names)}" for what, names in groups.items() if names]
         if parts:
             said.append(f"Lists searched by the {kind} objective: {'; '.join(parts)}.")

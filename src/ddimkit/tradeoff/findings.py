@@ -10,7 +10,7 @@ from ddimkit.tradeoff.eta_cost import eta_cost
 from ddimkit.tradeoff.quality_findings import quality_findings
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
 
-__all__ = ["PowerFit", "findings", "fit_power", "lines", "main_line"]
+__all__ = ["PowerFit", "findings", "fit_power", "lines", "main_line", "refining"]
 
 _CLOSE = 0.05
 _NOISY = 0.25
@@ -49,7 +49,7 @@ def findings(curve: TradeoffCurve) -> list[str]:
         eta_cost(curve),
         _memory(curve),
         _noise(curve),
-        _refining(curve),
+        refining(curve),
     ]
     return [*(s for s in said if s is not None), *quality_findings(curve, lines(curve, every_eta=True))]
 
@@ -135,7 +135,7 @@ def _noise(curve: TradeoffCurve) -> str | None:
     return f"The machine was not steady: times spread over more than {_NOISY:.0%} for {named}. Trust ratios, not seconds."
 
 
-def _refining(curve: TradeoffCurve) -> str | None:
+def refining(curve: TradeoffCurve) -> str | None:
     """Whether more steps from the same seed draw the same image: nearer to it by half than images of different seeds are."""
     finest = next((c for c in curve.configurations if c.label == curve.finest), None)
     if finest is None or not curve.other_seeds_distance:

@@ -138,7 +138,7 @@ class Judging:
         total, done, found = sum(c.sampler.nfe * wanted[c.label] for c in made), 0, dict[str, Judged]()
         for c in sorted(made, key=lambda c: (_noisy(c) and not c.baseline, c.sampler.nfe)):
             count, known = wanted[c.label], self.from_study(c, bundle)
-            if not count or (self.reuse and known.count >= count):
+            if not count or (self.reuse and self._suffices(known, count)):
                 found[c.label] = known
             else:
 
@@ -146,9 +146,14 @@ class Judging:
                     progress(before + images * c.sampler.nfe, total, f"{what} of {c.label}")
 
                 drawn = self._draw(c, bundle, count, device, folder, end, report)
-                found[c.label] = max((drawn, known), key=lambda judged: judged.count)
+                found[c.label] = drawn if drawn.count == count or drawn.count >= known.count else known
             done += c.sampler.nfe * count
         return found
+
+    def _suffices(self, known: Judged, count: int) -> bool:
+        """Whether a study's figures are as many, and as complete, as those that would be made now."""
+        complete = self.yardstick.training is None or (known.quality is not None and known.quality.memorised is not None)
+        return known.count >= count and complete
 
     def _draw(
         self,
@@ -193,7 +198,8 @@ class Judging:
     def from_study(self, c: Configuration, bundle: ModelBundle) -> Judged:
         """The figures of an earlier study for the same weights, sampler, settings and measure."""
         study, wanted = self.study, json.loads(json.dumps(c.sampler.record()))
-        if study is None or study.model["weights_sha256"] != bundle.weights_sha256():
+        weights = bundle.weights_sha256()
+        if study is None or weights is None or study.model["weights_sha256"] != weights:
             return Judged(None, "not drawn, and there is no study of this model: take --full")
         for known in study.configurations:
             same = all(known.record[part] == wanted[part] for part in ("sampler", "settings", "schedule", "noise"))

@@ -1,5 +1,6 @@
 """Named choices of sampler and steps, from a model's study where there is one."""
 
+import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,8 +32,8 @@ class Choice:
         name: the preset.
         sampler: name of the sampler's class.
         steps: its steps.
-        eta: of DDIM, None for a sampler without one.
         reason: why, from the study; or that there is none.
+        eta: of DDIM, None for a sampler without one.
         spacing: how the steps are spaced, or ``"gaussian"`` or ``"network"`` for a list that was searched for.
         timesteps: that list; None for a named spacing.
     """
@@ -40,8 +41,8 @@ class Choice:
     name: str
     sampler: str
     steps: int
-    eta: float | None
     reason: str
+    eta: float | None = None
     spacing: str = "trailing"
     timesteps: tuple[int, ...] | None = None
 
@@ -86,7 +87,7 @@ def choices(model: ModelBundle, *, refinable: bool = True) -> dict[str, Choice]:
     study = find_study(model)
     if study is None:
         most, none = model.schedule.num_timesteps, "no study of this model has been made"
-        return {name: Choice(name, "DDIMSampler", min(steps, most), 0.0, none) for name, steps in _UNMEASURED.items()}
+        return {name: Choice(name, "DDIMSampler", min(steps, most), none, 0.0) for name, steps in _UNMEASURED.items()}
     return from_study(study, find_budget_study(model), refinable=refinable)
 
 
@@ -107,13 +108,18 @@ def from_study(study: TradeoffCurve, budget: BudgetStudy | None = None, *, refin
     line = best_of(known)
     finest = line.verdicts[0]
     found = {name: _fewest(line, share) for name, share in _KEPT.items()}
-    found["production"] = _closest(line) if line.steps is None else (line.steps, line.reasons[1])
+    found["production"] = None if line.steps is None else (line.steps, line.reasons[1])
     found["research"] = (finest.steps, f"{finest.label}, the most steps of the study")
-    chosen = {name: Choice(name, line.sampler, steps, line.eta, reason) for name, (steps, reason) in found.items()}
+    eta = line.eta if _takes_eta(line.sampler) else None
+    chosen = {name: Choice(name, line.sampler, *(known or _closest(line)), eta=eta) for name, known in found.items()}
     for cheaper in [] if budget is None else _cheaper(study, budget, refinable):
-        if cheaper.steps < chosen[cheaper.name].steps:
+        if found[cheaper.name] is None or cheaper.steps < chosen[cheaper.name].steps:
             chosen[cheaper.name] = cheaper
     return chosen
+
+
+def _takes_eta(sampler: str) -> bool:
+    return "eta" in inspect.signature(_MAKERS[sampler]).parameters
 
 
 def _cheaper(study: TradeoffCurve, budget: BudgetStudy, refinable: bool) -> Iterator[Choice]:
@@ -140,22 +146,23 @@ def _cheaper(study: TradeoffCurve, budget: BudgetStudy, refinable: bool) -> Iter
 
 def _of_budget(name: str, r: BudgetResult, steps: int, reason: str) -> Choice:
     searched = r.timesteps if r.spacing in SEARCHED else None
-    return Choice(name, MAKERS[r.sampler].__name__, steps, None, reason, r.spacing, searched)
+    return Choice(name, MAKERS[r.sampler].__name__, steps, reason, None, r.spacing, searched)
 
 
 def _adds_noise(line: Recommendation) -> bool:
-    return _noisy(_MAKERS[line.sampler], **({} if line.eta is None else {"eta": line.eta}))
+    eta: dict[str, float] = {"eta": line.eta} if line.eta is not None and _takes_eta(line.sampler) else {}
+    return _noisy(_MAKERS[line.sampler], **eta)
 
 
 def _noisy(make: SamplerMaker, **eta: float) -> bool:
     return bool((make(NoiseSchedule.linear(), steps=2, **eta).plan().c > 0).any())
 
 
-def _fewest(line: Recommendation, share: float) -> tuple[int, str]:
-    """The fewest steps known to keep a share of the baseline's quality, and the reason."""
+def _fewest(line: Recommendation, share: float) -> tuple[int, str] | None:
+    """The fewest steps known to keep a share of the baseline's quality, and the reason; None if none are."""
     kept = [v for v in line.verdicts if v.keeps(share)]
     if not kept:
-        return _closest(line)
+        return None
     found = min(kept, key=lambda v: v.steps)
     return found.steps, f"the fewest steps known to keep {share:.0%} of the baseline's quality ({found.kept:.0%})"
 

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from ddimkit.quality.measure import difference
+from ddimkit.schedule import FloatArray
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
 
 __all__ = ["figure_with_interval", "quality_findings"]
 
 _FEWEST_RANKED = 4
+_EQUAL = 1e-9
 
 
 def quality_findings(curve: TradeoffCurve, lines: Sequence[Sequence[ConfigurationResult]]) -> list[str]:
@@ -111,7 +113,7 @@ def _predicted(judged: Sequence[ConfigurationResult]) -> str | None:
     clear, wrong = 0, list[tuple[float, str]]()
     for (a, predicted_a, quality_a), (b, predicted_b, quality_b) in itertools.combinations(known, 2):
         apart = difference(quality_a, quality_b)
-        if not apart.is_zero and predicted_a != predicted_b:
+        if not apart.is_zero and not math.isclose(predicted_a, predicted_b, rel_tol=_EQUAL):
             clear += 1
             better, worse = (b, a) if apart.value > 0 else (a, b)
             if (apart.value > 0) != (predicted_a > predicted_b):
@@ -124,8 +126,16 @@ def _predicted(judged: Sequence[ConfigurationResult]) -> str | None:
 
 def _rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     """Spearman's: the correlation of the ranks."""
-    a, b = (np.argsort(np.argsort(values)) - (len(values) - 1) / 2 for values in (x, y))
-    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+    a, b = _centred_ranks(x), _centred_ranks(y)
+    scale = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / scale if scale else 0.0
+
+
+def _centred_ranks(values: Sequence[float]) -> FloatArray:
+    """Ranks less their mean; of values that are equal but for rounding the mean rank."""
+    below = [sum(other < v - _EQUAL * abs(v) for other in values) for v in values]
+    above = [sum(other > v + _EQUAL * abs(v) for other in values) for v in values]
+    return np.array([(b - a) / 2 for b, a in zip(below, above, strict=True)], dtype=np.float64)
 
 
 def _narrower(curve: TradeoffCurve) -> str:

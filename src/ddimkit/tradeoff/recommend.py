@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ddimkit.errors import DDIMKitError
+from ddimkit.quality.estimate import Estimate
 from ddimkit.quality.measure import Distance, Quality, difference
 from ddimkit.tradeoff.findings import lines
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
@@ -186,10 +187,13 @@ class Scale:
         above = self.base.estimate(self.distance).value - self.floor.estimate(self.distance).value
         return self.tolerance * (max(above, 0.0) + self.margin)
 
-    def kept(self, excess: float) -> float:
-        """The share of the baseline's quality that is kept at an excess over its distance."""
-        baseline = self.base.estimate(self.distance).value
-        return quality_kept(baseline + excess, baseline, self.floor.estimate(self.distance).value, self.margin)
+    def kept(self, quality: Quality) -> Estimate:
+        """The share of the baseline's quality that is kept, each replicate beside the baseline's own."""
+        here, base = quality.estimate(self.distance), self.base.estimate(self.distance)
+        floor, margin = self.floor.estimate(self.distance).value, self.margin
+        pairs = zip((here.value, *here.replicates), (base.value, *base.replicates), strict=True)
+        value, *replicates = (quality_kept(distance, baseline, floor, margin) for distance, baseline in pairs)
+        return Estimate(value, tuple(replicates))
 
     def verdict(self, label: str, steps: int, quality: Quality) -> Verdict:
         """One configuration beside the baseline."""
@@ -197,8 +201,8 @@ class Scale:
         low, high = excess.interval()
         verdict: Literal["within", "worse", "cannot tell"]
         verdict = "within" if high <= self.allowed else "worse" if low > self.allowed else "cannot tell"
-        kept = self.kept(excess.value), (self.kept(high), self.kept(low))
-        return Verdict(label, steps, excess.value, (low, high), verdict, *kept)
+        kept = self.kept(quality)
+        return Verdict(label, steps, excess.value, (low, high), verdict, kept.value, kept.interval())
 
 
 def _choose(line: Sequence[ConfigurationResult], scale: Scale, curve: TradeoffCurve) -> Recommendation:
@@ -233,7 +237,9 @@ def _reasons(verdicts: Sequence[Verdict], last: int | None, steps: int | None, s
     ]
     if last is not None:
         v = verdicts[last]
-        said.append(f"{v.label} is within it: {_excess(v)}. With a buffer of {100 * scale.buffer:.3g} % that is {steps} steps.")
+        said.append(
+            f"{v.label} is within the tolerance: {_excess(v)}. With a buffer of {100 * scale.buffer:.3g} % that is {steps} steps."
+        )
         said += [f"{w.label} is worse: {_excess(w)}." for w in verdicts[:last] if w.verdict == "worse"]
         said += [f"{v.label} is {_word(v)}: {_excess(v)}.{_more(v, scale, curve)}" for v in verdicts[last + 1 : last + 2]]
     elif all(v.verdict == "worse" for v in verdicts):

@@ -14,7 +14,7 @@ from ddimkit.quality.measure import Quality
 
 __all__ = ["ConfigurationResult", "Spread", "TradeoffCurve"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,10 @@ class TradeoffCurve:
         path = Path(path)
         try:
             saved = json.loads(path.read_text())
-            if saved["schema_version"] != _SCHEMA:
-                raise DDIMKitError(f"{path} is of schema {saved['schema_version']}; this version reads schema {_SCHEMA}")
+            if saved["schema_version"] not in (1, _SCHEMA):
+                raise DDIMKitError(f"{path} is of schema {saved['schema_version']}; this version reads schema 1 and {_SCHEMA}")
+            if saved["schema_version"] == 1:
+                saved = _without_quality(saved)
             results = tuple(_result(c) for c in saved["configurations"])
             if sum(c.baseline for c in results) != 1:
                 raise ValueError("it has no baseline, or several")
@@ -181,6 +183,13 @@ class TradeoffCurve:
             return cls(saved["model"], saved["machine"], saved["versions"], saved["settings"], results, floor, noise, *apart)
         except (AttributeError, KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
             raise DDIMKitError(f"{path} is not the results.json of a sweep: {type(error).__name__} {error}") from error
+
+
+def _without_quality(saved: dict[str, Any]) -> dict[str, Any]:
+    """Results of schema 1, whose figures of quality had no intervals, as results that were not judged."""
+    note = "judged by an earlier version, without intervals: judge it again"
+    judged = [{**c, "quality": None, "quality_note": note} if c["quality"] else c for c in saved["configurations"]]
+    return {**saved, "configurations": judged, "floor": None, "noise": None}
 
 
 def _result(saved: dict[str, Any]) -> ConfigurationResult:

@@ -3,13 +3,14 @@
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.samplers import DDPMSampler
 from ddimkit.tradeoff.budget import BudgetStudy
 from ddimkit.tradeoff.results import TradeoffCurve
 
-__all__ = ["find_budget_study", "find_study"]
+__all__ = ["find_budget_study", "find_study", "identity"]
 
 _BUDGET = ".budget.json"
 _FOLDER = Path(__file__).parent / "data"
@@ -36,6 +37,17 @@ def find_study(bundle: ModelBundle) -> TradeoffCurve | None:
 
 def find_budget_study(bundle: ModelBundle) -> BudgetStudy | None:
     """The study of samplers and timestep lists for a model's very weights; None if there is none."""
-    weights = bundle.weights_sha256()
-    found = (BudgetStudy.load(path) for path in sorted(_FOLDER.glob(f"*{_BUDGET}")))
-    return next((study for study in found if weights is not None and study.model["weights_sha256"] == weights), None)
+    wanted = identity(bundle)
+    return next((study for study in _budget_studies() if wanted["weights_sha256"] and dict(study.model) == wanted), None)
+
+
+@cache
+def _budget_studies() -> tuple[BudgetStudy, ...]:
+    return tuple(BudgetStudy.load(path) for path in sorted(_FOLDER.glob(f"*{_BUDGET}")))
+
+
+def identity(bundle: ModelBundle) -> dict[str, Any]:
+    """What a study of budgets must have in common with a model, as plain JSON values."""
+    settings = bundle.sampler(DDPMSampler, steps=1).record()["settings"]
+    plain = {"weights_sha256": bundle.weights_sha256(), "schedule_sha256": bundle.schedule.sha256}
+    return {"name": bundle.name, **plain, "prediction": settings["prediction"], "clip": settings["clip"]}
