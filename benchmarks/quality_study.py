@@ -1,7 +1,8 @@
 """What fewer steps cost in quality: the large study of a bundled model, from which presets and `ddimkit recommend` draw.
 
     python benchmarks/quality_study.py [--model mnist] [--work quality-study] [--samples 10000] [--long 2000] [--noisy 2000]
-                                       [--data DIR] [--since FILE] [--minutes M] [--device cpu] [--out results/….json] [--install]
+                                       [--data DIR] [--since FILE] [--minutes M] [--compile] [--device cpu]
+                                       [--out results/….json] [--pictures DIR] [--install]
 
 The work is a sweep whose quality part draws ``--samples`` images of each configuration of up to 100 steps at eta 0, ``--noisy``
 where there is noise, and ``--long`` of more steps. On two CPU cores it takes many hours, on a GPU minutes. It can be stopped and
@@ -47,6 +48,7 @@ def study(arguments: argparse.Namespace, yardstick: Yardstick) -> TradeoffCurve:
         SampleCounts(arguments.samples, arguments.long, arguments.noisy),
         study=TradeoffCurve.load(arguments.since) if arguments.since else None,
         reuse=True,
+        compile=arguments.compile,
         deadline_seconds=None if arguments.minutes is None else 60 * arguments.minutes,
     )
     with bar:
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the original data files, to look for memorised images")
     parser.add_argument("--since", type=Path, help="an earlier result: what rests on as many images there is not drawn again")
     parser.add_argument("--minutes", type=float, help="end the drawing after so long")
+    parser.add_argument("--compile", action="store_true", help="draw with the model compiled; times are measured without")
     parser.add_argument("--device")
     parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
     parser.add_argument("--pictures", type=Path, help="also put the charts there, MODEL-NAME.png")

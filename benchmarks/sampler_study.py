@@ -1,7 +1,7 @@
 """Which sampler and timesteps for a budget of model calls? Samplers, named spacings and searched lists at equal calls and noise.
 
     python benchmarks/sampler_study.py [--model mnist] [--work sampler-study] [--samples 1000] [--calls 5,6,8,10,15,20,50,100]
-                                       [--evaluations 200] [--minutes M] [--device cpu] [--out results/….json]
+                                       [--evaluations 200] [--minutes M] [--compile] [--device cpu] [--out results/….json]
                                        [--install]
 
 Lists are searched first: by the exact error on the Gaussian of the real images' pixels, and by the distance of the network's
@@ -80,7 +80,16 @@ def judge(
     results = []
     for name, calls, spacing, sampler in tqdm(walks, unit="configuration"):
         path = arguments.work / "drawn" / f"{name}-{calls}-{spacing}.safetensors".replace(" ", "-")
-        drawn = draw(sampler, bundle, arguments.samples, yardstick, device=device, path=path, end=arguments.end)
+        drawn = draw(
+            sampler,
+            bundle,
+            arguments.samples,
+            yardstick,
+            device=device,
+            path=path,
+            end=arguments.end,
+            whole_batches=arguments.compile,
+        )
         if len(drawn) == arguments.samples:
             quality = yardstick.judge_features(drawn.features.numpy(), range(len(drawn)))
             results.append(BudgetResult(name, calls, spacing, tuple(sampler.timesteps), quality))
@@ -98,6 +107,7 @@ def main() -> None:
     )
     parser.add_argument("--evaluations", type=int, default=200, help="of the network objective, for each list")
     parser.add_argument("--minutes", type=float, default=1e9, help="end the work after so long")
+    parser.add_argument("--compile", action="store_true", help="draw with the model compiled")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
     parser.add_argument("--install", action="store_true", help="put the result into the package's own data")
@@ -106,6 +116,8 @@ def main() -> None:
     (arguments.work / "drawn").mkdir(parents=True, exist_ok=True)
     bundle, yardstick = load_pretrained(arguments.model), load_yardstick(arguments.model)
     bundle.model.to(device)
+    if arguments.compile:
+        bundle.model.compile(dynamic=False)
     lists = search(bundle, yardstick, arguments, device)
     results = judge(bundle, yardstick, lists, arguments, device)
     study = BudgetStudy(identity(bundle), describe_machine(device), versions(), tuple(results), tuple(lists))

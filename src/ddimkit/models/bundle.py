@@ -32,7 +32,7 @@ PresetName = Literal["realtime", "interactive", "production", "research", "fast"
 _KIND = "ddimkit-unet"
 _SCHEMA = 1
 _WEIGHTS = Path(__file__).parent / "weights"
-_PRETRAINED = {"mnist": "12ddc2be97a7f92b59edac0d6d0ed241873f94db72cfbe798a8c4aad7f04afa3"}
+_PRETRAINED = {"mnist": "9de84233e447979705c35f8f44f6fb946eeded7effbf9c7f3c63130d2df8adaa"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddimkit.analytic import error_of
 from ddimkit.errors import DDIMKitError
@@ -102,6 +102,8 @@ class Judging:
         reuse: whether figures of the study stand also for what would be drawn, where they rest on at least as many images.
         deadline_seconds: when drawing ends, done or not; None for no end. What is not done is judged on the images there are, or
             by the study if it had more. Short runs without noise are drawn first, then long ones, then those with noise.
+        compile: whether the model's module is compiled, in place, before images are drawn: worth its minute for thousands of them.
+            Images then differ by rounding.
     """
 
     yardstick: Yardstick
@@ -111,6 +113,7 @@ class Judging:
     batch: int | None = None
     reuse: bool = False
     deadline_seconds: float | None = None
+    compile: bool = False
 
     def run(
         self,
@@ -133,6 +136,8 @@ class Judging:
             progress: called with model calls of whole batches done, in all, and what runs.
         """
         counts = self.counts or self.affordable(made, pace)
+        if self.compile and isinstance(bundle.model, nn.Module):
+            bundle.model.compile(dynamic=False)
         end = math.inf if self.deadline_seconds is None else time.monotonic() + self.deadline_seconds
         wanted = {c.label: counts.of(long=c.long, noisy=_noisy(c)) for c in made}
         total, done, found = sum(c.sampler.nfe * wanted[c.label] for c in made), 0, dict[str, Judged]()
@@ -174,8 +179,9 @@ class Judging:
 
         path = None if folder is None else folder / DRAWN / f"{c.label.replace(' ', '-')}.safetensors"
         drawn = draw(
-            c.sampler, bundle, count, self.yardstick, device=device, batch=self.batch, path=path, progress=progress, end=end
-        )
+            c.sampler, bundle, count, self.yardstick,
+            device=device, batch=self.batch, path=path, progress=progress, end=end, whole_batches=self.compile,
+        )  # fmt: skip
         if len(drawn) < _FEWEST:
             return Judged(None, "not drawn before the time was over")
         if not said:
@@ -242,6 +248,7 @@ def draw(
     path: Path | None = None,
     progress: Callable[[int], None] | None = None,
     end: float = math.inf,
+    whole_batches: bool = False,
 ) -> Drawn:
     """The first ``count`` images of a sampler, as features; fewer where there was no time for more.
 
@@ -254,6 +261,7 @@ def draw(
         batch: images drawn at once; None for 64 on the CPU and 1000 elsewhere.
         path: file that keeps what is drawn; more images than asked for stay in it. None keeps nothing.
         progress: called before each batch with the number of images drawn so far, kept ones included.
+        whole_batches: whether the last batch is drawn whole too, for a model that is compiled for one size.
         end: no batch is begun after this time of ``time.monotonic``; what was drawn until then is returned.
 
     Raises:
@@ -268,7 +276,8 @@ def draw(
         raise ValueError(f"batch must be at least 1, got {batch}")
     while len(drawn) < count and time.monotonic() < end:
         progress(len(drawn))
-        drawn = _more(drawn, sampler, bundle, min(batch, count - len(drawn)), yardstick, device)
+        size = batch if whole_batches else min(batch, count - len(drawn))
+        drawn = _more(drawn, sampler, bundle, size, yardstick, device)
         if path is not None and time.monotonic() - saved > _SAVE_EVERY_SECONDS:
             _keep(drawn, path, identity)
             saved, kept = time.monotonic(), len(drawn)
