@@ -55,7 +55,7 @@ def _draw_predicted(axes: Axes, shown: list[list[ConfigurationResult]]) -> None:
             axes.plot(nfe, values, f"{_MARKS[i % len(_MARKS)]}-", color=COLOURS[i % len(COLOURS)], lw=1, ms=4)
     axes.set_yscale("log")
     _step_axis(axes, shown)
-    axes.set_ylabel("predicted: squared error on normal data of the same mean and covariance")
+    axes.set_ylabel("predicted squared error, normal data")
 
 
 def _step_axis(axes: Axes, shown: list[list[ConfigurationResult]]) -> None:
