@@ -13,7 +13,7 @@ __all__ = ["SEARCHED", "BudgetResult", "BudgetStudy", "SearchedList", "budget_fi
 
 _SCHEMA = 1
 SEARCHED = ("gaussian", "network")
-"""Spacings that are lists found by search: by the exact error on a Gaussian, and by the network's own many-step images."""
+"""What the spacing of a searched list is called, after the objective of its search."""
 
 
 @dataclass(frozen=True)
