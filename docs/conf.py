@@ -58,7 +58,7 @@ python_maximum_signature_line_length = 96
 python_display_short_literal_types = True
 add_module_names = False
 
-doctest_global_setup = "from ddimkit import *\nfrom ddimkit.timesteps import pairs"
+doctest_global_setup = "from ddimkit import *\nfrom ddimkit.analytic import gaussian_error\nfrom ddimkit.timesteps import pairs"
 
 # Names of other projects are not linked: that would need their inventories, and so the network.
 nitpick_ignore_regex = [
