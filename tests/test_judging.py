@@ -254,3 +254,36 @@ def test_report_and_chart_show_quality_and_its_scale(tmp_path: Path) -> None:
 def test_counts_too_small_to_judge_raise(counts: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 5"):
         SampleCounts(**counts)
+
+
+def test_a_compiled_model_is_asked_for_whole_batches_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One size, one compilation; what is too many is left out, and the images are those of their seeds."""
+    sizes, compiled = list[int](), list[dict[str, object]]()
+
+    class Sized(Small):
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(x))
+            return super().forward(x, t)
+
+        def compile(self, **settings: object) -> None:
+            compiled.append(settings)
+
+    bundle = toy(Sized().eval())
+    made = configurations(bundle, (2,), (0.0,), (DDIMSampler,))
+    run = {"device": CPU, "folder": None, "progress": lambda *_: None}
+    found = Judging(YARDSTICK, SampleCounts(20), batch=8, compile=True).run(made, bundle, 1.0, **run)
+    assert compiled == [{"dynamic": False}]
+    assert set(sizes) == {8}
+    plain = Judging(YARDSTICK, SampleCounts(20), batch=8).run(made, bundle, 1.0, **run)
+    assert set(sizes) == {8, 4}
+    assert found["DDIM-2"] == plain["DDIM-2"]
+
+
+def test_the_distance_between_seeds_is_measured() -> None:
+    found = swept(None)
+    images = found.samples["DDIM-4"]
+    apart = [np.sqrt(((a - b) ** 2).mean()) / 2 for a, b in zip(images, np.roll(images, 1, axis=0), strict=True)]
+    assert found.finest == "DDIM-4"
+    assert found.other_seeds_distance == pytest.approx(np.mean(apart))
+    assert found.other_seeds_distance > 0.01
+    assert swept(None, seeds=[3]).other_seeds_distance is None
