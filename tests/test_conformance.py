@@ -380,6 +380,7 @@ REFUSED: list[tuple[str, Maker, type[Exception]]] = [
     ("test_looking_changes_nothing", of(MiscountsStates), AssertionError),
     ("test_step_is_the_loops_row", of(OtherStep), AssertionError),
     ("test_step_is_the_loops_row", of(OtherX0), AssertionError),
+    ("test_captured_steps_are_the_loops", of(PolishesTheResult), AssertionError),
     ("test_threads", of(DependsOnThread), AssertionError),
     ("test_caller_is_left_alone", of(DrawsFromTorch), AssertionError),
     ("test_caller_is_left_alone", of(DrawsFromNumpy), AssertionError),

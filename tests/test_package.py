@@ -26,6 +26,7 @@ PUBLIC = [
     "DDPMSampler",
     "DPMSolverPPSampler",
     "DynamicThreshold",
+    "GraphError",
     "ModelBundle",
     "NoiseSchedule",
     "NonFiniteError",

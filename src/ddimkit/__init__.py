@@ -1,7 +1,7 @@
 """Typed, exact and fast samplers for diffusion models."""
 
 from ddimkit._version import __version__
-from ddimkit.errors import DDIMKitError, NonFiniteError, WeightsError
+from ddimkit.errors import DDIMKitError, GraphError, NonFiniteError, WeightsError
 from ddimkit.loop import SamplerState
 from ddimkit.models.bundle import ModelBundle, load_pretrained
 from ddimkit.models.unet import UNet, UNetConfig
@@ -22,6 +22,7 @@ __all__ = [
     "DDPMSampler",
     "DPMSolverPPSampler",
     "DynamicThreshold",
+    "GraphError",
     "ModelBundle",
     "NoiseSchedule",
     "NonFiniteError",

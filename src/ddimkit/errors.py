@@ -1,6 +1,6 @@
 """The library's one exception base, for what is neither a ``ValueError`` nor a ``TypeError``."""
 
-__all__ = ["DDIMKitError", "NonFiniteError", "WeightsError"]
+__all__ = ["DDIMKitError", "GraphError", "NonFiniteError", "WeightsError"]
 
 
 class DDIMKitError(Exception):
@@ -9,6 +9,10 @@ class DDIMKitError(Exception):
 
 class NonFiniteError(DDIMKitError):
     """A sampling run produced NaN or infinity; the message names the step where it began, if known."""
+
+
+class GraphError(DDIMKitError):
+    """A model does something that a CUDA graph cannot hold."""
 
 
 class WeightsError(DDIMKitError):

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ddimkit._arguments import check_callers, check_device, check_dtype, check_history, check_shape, warn_of_signal
 from ddimkit.errors import NonFiniteError
 from ddimkit.noise import STREAM_SAMPLER, STREAM_X_T, fresh_seed, keyed_normal, sample_seeds
-from ddimkit.step import Coefficients, advance, check_output, work_dtype
+from ddimkit.step import Coefficients, advance, check_output, device_row, work_dtype
 
-__all__ = ["Model", "NoiseFn", "Run", "SamplerState", "check_device", "finish", "prepare", "resume", "states", "walk"]
+__all__ = ["Model", "NoiseFn", "Run", "SamplerState", "check_device", "finish", "prepare", "resume", "states", "walk", "with_bar"]
 
 T = TypeVar("T")
 
@@ -187,13 +187,15 @@ def walk(run: Run, *, observe: bool) -> Iterator[tuple[int, Tensor, Tensor | Non
     """
     coefficients, x, history, source, model = run.coefficients, run.x, run.history, run.source, run.model
     rows, depth, learned = coefficients.rows, coefficients.depth, coefficients.learned
+    # On CUDA the numbers are read where a graph reads them, so that both round alike.
+    table = coefficients.table_on(x) if x.is_cuda else None
     keep_x0 = observe or depth > 0
     buffers = [None, None] if observe else [torch.empty_like(x, dtype=work_dtype(x)) for _ in range(2)]
     times = _times(coefficients.plan.t[run.done :], len(x), x.device)
     for k, t in enumerate(times, start=run.done):
-        row = rows[k]
+        row = rows[k] if table is None else device_row(table[k])
         output = check_output(model(x, t), x, learned)
-        noise = source(run.start_at + k, x) if row.c else None
+        noise = source(run.start_at + k, x) if rows[k].c else None
         out = buffers[k % 2]
         if out is not None and output.data_ptr() == out.data_ptr():
             out = None  # the model gave back the x of its last call, which is this buffer
@@ -232,18 +234,19 @@ def finish(run: Run, progress: bool, callback: Callable[[SamplerState], None] | 
     if callback is not None:
         if not callable(callback):
             raise TypeError(f"callback must be callable as callback(state), got {type(callback).__name__}")
-        for state in _with_bar(states(run), total, progress):
+        for state in with_bar(states(run), total, progress):
             callback(state)
             x = state.x
         return x
     with torch.no_grad():
-        for _, y, _, _ in _with_bar(walk(run, observe=False), total, progress):
+        for _, y, _, _ in with_bar(walk(run, observe=False), total, progress):
             x = y
     check_finite(run, x)
     return x
 
 
-def _with_bar(steps: Iterator[T], total: int, progress: bool) -> Iterator[T]:
+def with_bar(steps: Iterator[T], total: int, progress: bool) -> Iterator[T]:
+    """The steps, shown as a bar if asked for."""
     if not progress:
         return steps
     from tqdm import tqdm

@@ -84,6 +84,12 @@ class PlanSampler:
         object.__setattr__(self, "timesteps", chosen(self.schedule, self.steps, self.timesteps, self.spacing))
         object.__setattr__(self, "clip", check_clip(self.clip))
         check_prediction(self.prediction, self.schedule, self.timesteps)
+        if type(self).__post_init__ is PlanSampler.__post_init__:
+            self._make_plan()
+
+    def _make_plan(self) -> None:
+        """Make the plan when all settings are checked: its errors belong to the constructor, and a compiled step cannot make it."""
+        _ = self.coefficients
 
     def plan(self) -> Plan:
         """The table of coefficients, what a sampler has to write."""
@@ -118,7 +124,7 @@ class PlanSampler:
         """The plan made ready for this sampler's prediction type and clip."""
         return Coefficients(self.plan(), self.schedule, self.prediction, self.clip)
 
-    def _coefficients_from(self, start_at: int) -> Coefficients:
+    def coefficients_from(self, start_at: int) -> Coefficients:
         """The rows from ``start_at`` on, planned anew: a multistep sampler warms up again."""
         if start_at == 0:
             return self.coefficients
@@ -170,7 +176,7 @@ class PlanSampler:
             TypeError, ValueError: an argument of the wrong kind or out of range, a model output of the wrong shape or kind.
             NonFiniteError: the result holds NaN or infinity; names the step where it began, if the noise is keyed.
         """
-        coefficients = self._coefficients_from(start_at)
+        coefficients = self.coefficients_from(start_at)
         run = prepare(
             coefficients,
             model,
@@ -223,7 +229,7 @@ class PlanSampler:
             TypeError, ValueError, NonFiniteError: as for :meth:`sample`; a state of another sampler.
         """
         if resume is None:
-            coefficients = self._coefficients_from(start_at)
+            coefficients = self.coefficients_from(start_at)
             run = prepare(
                 coefficients,
                 model,
@@ -239,7 +245,7 @@ class PlanSampler:
             )
         else:
             state = check_state(resume, shape, (seed, x_T, device, dtype, start_at or None))
-            coefficients = self._coefficients_from(state.start_at)
+            coefficients = self.coefficients_from(state.start_at)
             run = resumed(coefficients, model, state, generator=generator, noise_fn=noise_fn, model_kwargs=model_kwargs)
         return states(run)
 
@@ -308,7 +314,7 @@ class PlanSampler:
         Returns:
             a dict with ``schema``, ``sampler``, ``settings``, ``schedule``, ``nfe``, ``noise``, ``call`` and ``versions``.
         """
-        nfe = len(self._coefficients_from(start_at).plan)
+        nfe = len(self.coefficients_from(start_at).plan)
         return make_record(self, self.schedule, nfe, shape, seed, start_at, dtype)
 
 
@@ -328,12 +334,14 @@ class BarePlanSampler(PlanSampler):
         object.__setattr__(self, "timesteps", times)
         object.__setattr__(self, "clip", check_clip(self.clip))
         check_prediction(self.prediction, self.schedule, (max(times),))
+        self._make_plan()
 
     def plan(self) -> Plan:
         """The table it was given."""
         return self.table
 
-    def _coefficients_from(self, start_at: int) -> Coefficients:
+    def coefficients_from(self, start_at: int) -> Coefficients:
+        """The table's own rows from ``start_at`` on."""
         if not isinstance(start_at, int) or not 0 <= start_at < len(self.table):
             raise ValueError(f"start_at must be a row number in 0..{len(self.table) - 1}, got {start_at!r}")
         return Coefficients(self.table[start_at:], self.schedule, self.prediction, self.clip)

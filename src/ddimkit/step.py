@@ -6,7 +6,7 @@ float64 until the device's arithmetic rounds them once. Half precision is comput
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -18,7 +18,18 @@ from ddimkit.plan import Plan
 from ddimkit.prediction import Clip, Prediction, clip_x0, x0_coefficients
 from ddimkit.schedule import FloatArray, NoiseSchedule
 
-__all__ = ["Coefficients", "Row", "advance", "check_image", "check_output", "needed_noise", "predict", "work_dtype"]
+__all__ = [
+    "Coefficients",
+    "Row",
+    "advance",
+    "check_image",
+    "check_output",
+    "device_row",
+    "gathered",
+    "needed_noise",
+    "predict",
+    "work_dtype",
+]
 
 Number = float | Tensor
 
@@ -39,34 +50,54 @@ class Row(NamedTuple):
     log_c_span: Number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Coefficients:
-    """A plan made ready for one prediction type and clip: every row as :class:`Row`."""
+    """A plan made ready for one prediction type and clip.
+
+    What a step with a tensor index reads is plain attributes, made at once: torch.compile cannot trace their making, and compiles
+    one step for all plans whose attributes, numbers of :attr:`padded` aside, are equal.
+
+    Attributes:
+        table: (S, 8 + K) float64, the columns in the order of :class:`Row`.
+        padded: the same with a row for every timestep of the schedule or more, NaN after the plan's own.
+        learned: whether the model's output carries the fraction f of a learned range in its second half of channels.
+        depth: earlier x0 predictions that a plan of this width may read, K − 1.
+        needs: earlier x0 predictions that some row does read.
+        noisy: whether some row adds noise.
+    """
 
     plan: Plan
     schedule: NoiseSchedule
     prediction: Prediction
     clip: Clip
+    table: FloatArray = field(init=False)
+    padded: FloatArray = field(init=False)
+    learned: bool = field(init=False)
+    depth: int = field(init=False)
+    needs: int = field(init=False)
+    noisy: bool = field(init=False)
 
-    @property
-    def learned(self) -> bool:
-        """Whether the model's output carries the fraction f of a learned range in its second half of channels."""
-        return self.plan.c_max is not None
+    def __post_init__(self) -> None:
+        plan, table = self.plan, self._table()
+        padded = np.full((max(len(table), self.schedule.num_timesteps), table.shape[1]), np.nan)
+        padded[: len(table)] = table
+        made: dict[str, object] = {
+            "table": table,
+            "padded": padded,
+            "learned": plan.c_max is not None,
+            "depth": int(plan.b.shape[1]) - 1,
+            "needs": int(np.flatnonzero(plan.b.any(axis=0)).max(initial=0)),
+            "noisy": bool(plan.c.any()),
+        }
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
 
-    @property
-    def depth(self) -> int:
-        """Earlier x0 predictions that rows read, K − 1."""
-        return int(self.plan.b.shape[1]) - 1
-
-    @cached_property
-    def table(self) -> FloatArray:
-        """(S, 8 + K) float64, the columns in the order of :class:`Row`."""
+    def _table(self) -> FloatArray:
         plan, index = self.plan, list(self.plan.t)
         x0_x, x0_out = x0_coefficients(self.prediction, self.schedule.signal[index], self.schedule.noise[index])
         b0 = plan.b[:, 0]
         c_max = plan.c if plan.c_max is None else plan.c_max
-        noisy = plan.c > 0
-        log_c, log_c_max = (np.log(np.where(noisy, v, 1.0)) for v in (plan.c, c_max))
+        log_c, log_c_max = (np.log(np.where(plan.c > 0, v, 1.0)) for v in (plan.c, c_max))
         columns = [x0_x, x0_out, plan.a + b0 * x0_x, b0 * x0_out, plan.a, *plan.b.T, plan.c, log_c, log_c_max - log_c]
         return np.stack(columns, axis=1)
 
@@ -92,14 +123,27 @@ class Coefficients:
             raise TypeError(f"index must be an int or an int64 tensor, got {index!r}")
         if not 0 <= index < len(self.rows):
             raise ValueError(f"index must be a row number in 0..{len(self.rows) - 1}, got {index}")
-        return self.rows[index]
+        return device_row(self.table_on(x)[index]) if x.is_cuda else self.rows[index]
+
+    def table_on(self, x: Tensor) -> Tensor:
+        """(S, 8 + K): the table in x's working dtype, on its device."""
+        return torch.from_numpy(self.table).to(work_dtype(x)).to(x.device)
 
     def gather(self, index: Tensor, x: Tensor) -> Row:
         """The rows of an int64 index of shape () or (B,), as tensors that broadcast with x."""
-        table = torch.from_numpy(self.table).to(work_dtype(x)).to(x.device)
-        # Not table[index]: an index of shape () would be read back by the host.
-        picked = table.index_select(0, index.to(x.device).reshape(-1)).T
-        return _row(list(picked.reshape(picked.shape + (1,) * (x.ndim - 1))))
+        return gathered(torch.from_numpy(self.padded).to(work_dtype(x)).to(x.device), index, x.ndim)
+
+
+def gathered(table: Tensor, index: Tensor, ndim: int) -> Row:
+    """Rows of a table on the device, of an int64 index () or (B,), as tensors that broadcast with an x of ndim dimensions."""
+    # Not table[index]: an index of shape () would be read back by the host.
+    picked = table.index_select(0, index.to(table.device).reshape(-1)).T
+    return _row(list(picked.reshape(picked.shape + (1,) * (ndim - 1))))
+
+
+def device_row(values: Tensor) -> Row:
+    """A row (8 + K,) of a table on the device, as tensors of shape ()."""
+    return _row(list(values.unbind()))
 
 
 def _row(values: Sequence[Number]) -> Row:
@@ -137,7 +181,7 @@ def advance(
     ``out`` is written to if given.
     """
     fraction = None
-    if coefficients.plan.c_max is not None:
+    if coefficients.learned:
         output, v = output.chunk(2, dim=1)
         fraction = (v + 1) / 2
     work, clip, x0 = _widened(x), coefficients.clip, None
@@ -161,16 +205,16 @@ def advance(
 
 
 def _weighted(x: Tensor, a: Number, y: Tensor, b: Number, out: Tensor | None = None) -> Tensor:
-    """``x·a + y·b``; the two branches give the same bits."""
+    """``x·a + y·b``; on the CPU the two branches give the same bits, on CUDA only the first is used."""
     if isinstance(b, Tensor):
-        return torch.addcmul(x * a, y, b)
+        return torch.addcmul(torch.mul(x, a, out=out), y, b, out=out)
     return torch.add(torch.mul(x, a, out=out), y, alpha=b, out=out)
 
 
 def _plus(x: Tensor, y: Tensor, b: Number, out: Tensor | None) -> Tensor:
     """``x + y·b``."""
     if isinstance(b, Tensor):
-        return torch.addcmul(x, y, b)
+        return torch.addcmul(x, y, b, out=out)
     return torch.add(x, y, alpha=b, out=out)
 
 
@@ -183,10 +227,10 @@ def needed_noise(
         TypeError: noise or history is no floating point tensor.
         ValueError: the row needs noise or history that is missing, or it has another shape than x.
     """
-    reach = max(coefficients.reach) if isinstance(index, Tensor) else coefficients.reach[index]
+    reach = coefficients.needs if isinstance(index, Tensor) else coefficients.reach[index]
     if len(history) < reach:
         raise ValueError(f"this row reads {reach} earlier x0 predictions, got {len(history)} in history")
-    noisy = any(r.c for r in coefficients.rows) if isinstance(index, Tensor) else bool(row.c)
+    noisy = coefficients.noisy if isinstance(index, Tensor) else bool(row.c)
     if noisy and noise is None:
         raise ValueError("this row adds noise: give noise=, standard normal and of x_t's shape")
     used = noise if noisy else None

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ddimkit.graphs import capture
 from ddimkit.loop import Model, SamplerState
 from ddimkit.plan import Plan
 from ddimkit.sampling import PlanSampler
@@ -290,6 +291,19 @@ class SamplerConformance:
             x = sampler.step(x, output, state.index, noise=noise[state.index], history=history)
             assert _same(x, state.x), f"step at row {state.index}"
             history = state.history
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+    def test_captured_steps_are_the_loops(self, dtype: torch.dtype) -> None:
+        """What :func:`ddimkit.graphs.capture` runs, uncaptured here, gives the loop's bits; and again, and for another list."""
+        sampler, other = self.uneven(), self.make(self.schedule, steps=4)
+        model = ProbeModel(sampler)
+        captured = capture(sampler, model, _SHAPE, dtype=dtype)
+        for one in (sampler, other, sampler):
+            expected = one.sample(model, _SHAPE, seed=3, dtype=dtype)
+            found = captured.using(one)(seed=3)
+            assert _same(expected, found)
+            assert torch.equal(expected.signbit(), found.signbit()), "zeros of another sign"
+        assert captured.captures == 1 + (other.coefficients.noisy != sampler.coefficients.noisy)
 
     def test_threads(self) -> None:
         """One sampler used by 8 threads at once gives what serial use gives."""

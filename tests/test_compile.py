@@ -1,0 +1,78 @@
+"""``step`` under torch.compile: one whole graph, and one compilation for all rows and numbers of steps."""
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, DynamicThreshold, NoiseSchedule, PlanSampler, UniPCSampler
+from plugins import AdamsBashforth2
+from probes import normal
+
+SCHEDULE = NoiseSchedule.cosine(200)
+SHAPE = (3, 2, 4, 4)
+
+SAMPLERS: dict[str, tuple[Callable[..., PlanSampler], dict[str, Any]]] = {
+    "ddim": (DDIMSampler, {}),
+    "ddim-noise": (DDIMSampler, {"eta": 0.5}),
+    "ddim-clip": (DDIMSampler, {"clip": (-1.0, 1.0), "prediction": "v"}),
+    "ddim-threshold": (DDIMSampler, {"clip": DynamicThreshold()}),
+    "ddpm-learned": (DDPMSampler, {"variance": "learned_range"}),
+    "dpm-3-sde": (DPMSolverPPSampler, {"order": 3, "eta": 1}),
+    "unipc-2": (UniPCSampler, {}),
+    "plug-in": (AdamsBashforth2, {}),
+}
+
+
+def step(sampler: PlanSampler, x: Tensor, output: Tensor, index: Tensor, noise: Tensor, history: tuple[Tensor, ...]) -> Tensor:
+    return sampler.step(x, output, index, noise=noise, history=history)
+
+
+@pytest.mark.promise(21)
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("per_sample", [False, True], ids=["()", "(B,)"])
+def test_one_whole_graph_for_all_rows_and_numbers_of_steps(name: str, per_sample: bool) -> None:
+    make, settings = SAMPLERS[name]
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(step, fullgraph=True, backend=counter)
+    channels, depth = 4 if name == "ddpm-learned" else 2, make(SCHEDULE, steps=3, **settings).coefficients.depth
+    for steps in (20, 7, 200, 50):
+        sampler = make(SCHEDULE, steps=steps, **settings)
+        for k in (0, 3, steps - 1):
+            index = torch.tensor([k, 2, 5] if per_sample else k)
+            x, noise, *history = (normal(*SHAPE, seed=seed) for seed in range(5))
+            arguments = (x, normal(3, channels, 4, 4, seed=k), index, noise, tuple(history[:depth]))
+            assert torch.equal(compiled(sampler, *arguments), step(sampler, *arguments))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.promise(21)
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+def test_compiled_code_agrees_with_the_eager_step() -> None:
+    sampler = DPMSolverPPSampler(SCHEDULE, steps=20, order=3, eta=1, prediction="v")
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True)
+    for k in (0, 5, 19):
+        x, output, noise, *history = (normal(*SHAPE, seed=seed) for seed in range(5))
+        arguments = (x, output, torch.tensor(k), noise, tuple(history))
+        torch.testing.assert_close(compiled(sampler, *arguments), step(sampler, *arguments), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.promise(21)
+def test_predict_x0_is_one_whole_graph() -> None:
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(
+        lambda sampler, x, output, index: sampler.predict_x0(x, output, index), fullgraph=True, backend=counter
+    )
+    for steps in (20, 50):
+        sampler, arguments = DDIMSampler(SCHEDULE, steps=steps), (normal(*SHAPE), normal(*SHAPE, seed=1), torch.tensor(4))
+        assert torch.equal(compiled(sampler, *arguments), sampler.predict_x0(*arguments))
+    assert counter.frame_count == 1
