@@ -40,6 +40,7 @@ PUBLIC = [
     "UniPCSampler",
     "WeightsError",
     "__version__",
+    "accelerate",
     "load_pretrained",
     "optimize_timesteps",
     "preset",

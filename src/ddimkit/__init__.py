@@ -1,6 +1,7 @@
 """Typed, exact and fast samplers for diffusion models."""
 
 from ddimkit._version import __version__
+from ddimkit.acceleration import accelerate
 from ddimkit.errors import DDIMKitError, GraphError, NonFiniteError, WeightsError
 from ddimkit.loop import SamplerState
 from ddimkit.models.bundle import ModelBundle, load_pretrained
@@ -36,6 +37,7 @@ __all__ = [
     "UniPCSampler",
     "WeightsError",
     "__version__",
+    "accelerate",
     "load_pretrained",
     "optimize_timesteps",
     "preset",

@@ -23,6 +23,12 @@ def check_device(device: torch.device | str) -> torch.device:
     return found
 
 
+def module_of(model: object) -> nn.Module | None:
+    """The module that a model is, or holds under the name ``module`` as wrappers in torch do; None for any other callable."""
+    inner = model if isinstance(model, nn.Module) else getattr(model, "module", None)
+    return inner if isinstance(inner, nn.Module) else None
+
+
 def check_dtype(dtype: torch.dtype) -> None:
     """Raise a TypeError for a type that x cannot have."""
     if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
@@ -39,7 +45,8 @@ def check_callers(model: object, generator: object, noise_fn: object, model_kwar
         raise TypeError(f"noise_fn must be callable as noise_fn(draw, like), got {type(noise_fn).__name__}")
     if model_kwargs is not None and not isinstance(model_kwargs, Mapping):
         raise TypeError(f"model_kwargs must be a mapping of names to arguments, got {type(model_kwargs).__name__}")
-    if isinstance(model, nn.Module) and model.training:
+    module = module_of(model)
+    if module is not None and module.training:
         warnings.warn("the model is in train mode (dropout and batch statistics are active): call model.eval() first", stacklevel=4)
 
 

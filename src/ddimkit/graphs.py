@@ -17,8 +17,9 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ddimkit._arguments import module_of
 from ddimkit.errors import GraphError
 from ddimkit.loop import Model, NoiseFn, Run, SamplerState, check_finite, prepare, with_bar
 from ddimkit.prediction import Clip
@@ -67,7 +68,7 @@ class Structure:
     @classmethod
     def of(cls, run: Run, model: Model, model_kwargs: Mapping[str, Any]) -> "Structure":
         """The structure of a run."""
-        coefficients, device = run.coefficients, run.x.device
+        coefficients, device, module = run.coefficients, run.x.device, module_of(model)
         return cls(
             shape=tuple(run.x.shape),
             dtype=run.x.dtype,
@@ -77,7 +78,7 @@ class Structure:
             learned=coefficients.learned,
             clip=coefficients.clip,
             rows=max(_LEAST_ROWS, 1 << (len(coefficients.plan) - 1).bit_length()),
-            training=isinstance(model, nn.Module) and model.training,
+            training=module is not None and module.training,
             autocast=torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None,
             model_kwargs=tuple((name, _kind(name, value)) for name, value in sorted(model_kwargs.items())),
         )
@@ -173,9 +174,8 @@ class _Recording:
 
 def _addresses(model: Model) -> tuple[int, ...]:
     """Where a module's weights lie: a graph reads them there and nowhere else."""
-    if not isinstance(model, nn.Module):
-        return ()
-    return tuple(tensor.data_ptr() for tensor in chain(model.parameters(), model.buffers()))
+    module = module_of(model)
+    return () if module is None else tuple(tensor.data_ptr() for tensor in chain(module.parameters(), module.buffers()))
 
 
 @dataclass(eq=False)

@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ddimkit._arguments import check_callers, check_device, check_dtype, check_history, check_shape, warn_of_signal
+from ddimkit._arguments import check_callers, check_device, check_dtype, check_history, check_shape, module_of, warn_of_signal
 from ddimkit.errors import NonFiniteError
 from ddimkit.noise import STREAM_SAMPLER, STREAM_X_T, fresh_seed, keyed_normal, sample_seeds
 from ddimkit.step import Coefficients, advance, check_output, device_row, work_dtype
@@ -301,7 +301,8 @@ def _checked_noise(noise: object, like: Tensor) -> Tensor:
 
 
 def _device_of(model: Model) -> torch.device:
-    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    module = module_of(model)
+    parameter = next(module.parameters(), None) if module is not None else None
     return torch.device("cpu") if parameter is None else parameter.device
 
 

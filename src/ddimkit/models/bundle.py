@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import torch
-from torch import nn
 
+from ddimkit._arguments import module_of
+from ddimkit.acceleration import Accelerated
 from ddimkit.errors import WeightsError
 from ddimkit.loop import Model
 from ddimkit.models.unet import UNet, UNetConfig, channels_last
@@ -92,11 +93,17 @@ class ModelBundle:
         return preset(name, model=self, refinable=refinable)
 
     def weights_sha256(self) -> str | None:
-        """Hash of the model's parameters and buffers, names and bytes; None for a model that is no ``torch.nn.Module``."""
-        if not isinstance(self.model, nn.Module):
+        """Hash of the model's parameters and buffers, names and bytes; None for a model that neither is nor holds a module.
+
+        Half precision, where :func:`~ddimkit.acceleration.accelerate` chose it, is part of it: it makes other images.
+        """
+        module = module_of(self.model)
+        if module is None:
             return None
         digest = hashlib.sha256()
-        for name, value in sorted(self.model.state_dict().items()):
+        if isinstance(self.model, Accelerated) and self.model.choices.precision != "float32":
+            digest.update(self.model.choices.precision.encode())
+        for name, value in sorted(module.state_dict().items()):
             digest.update(name.encode())
             digest.update(
                 value.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ddimkit._arguments import module_of
 from ddimkit.errors import DDIMKitError
 from ddimkit.loop import check_device
 from ddimkit.models.bundle import ModelBundle
@@ -157,8 +158,9 @@ def sweep(
     if not seeds or rounds < 1 or not steps:
         raise ValueError(f"a sweep needs seeds, steps and rounds, got {len(seeds)} seeds, steps {steps} and {rounds} rounds")
     made = configurations(bundle, steps, etas, samplers, eta_max_steps)
-    if isinstance(bundle.model, torch.nn.Module):
-        bundle.model.to(device)
+    module = module_of(bundle.model)
+    if module is not None:
+        module.to(device)
     machine, settings = describe_machine(device), {"device": str(device), "batch": len(seeds), "dtype": "float32", "rounds": rounds}
     model = {
         "name": bundle.name,
