@@ -24,7 +24,7 @@ class Convolved(nn.Module):
         self.conv = nn.Conv2d(2, 2, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor, scale: float = 1.0) -> Tensor:
-        result: Tensor = self.conv(x) * scale + column(t, x) / 100
+        result: Tensor = self.conv(x + column(t, x) / 100) * scale
         return result
 
 
