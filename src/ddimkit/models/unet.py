@@ -121,9 +121,16 @@ class Attention(nn.Module):
         """X (B, C, H, W)."""
         height = x.shape[2]
         h = rearrange(self.norm(x), "b c h w -> b 1 (h w) c")
-        h = F.scaled_dot_product_attention(self.query(h), self.key(h), self.value(h))
+        query, key, value = self._projected(h)
+        h = F.scaled_dot_product_attention(query, key, value)
         attended: Tensor = rearrange(self.out(h), "b 1 (h w) c -> b c h w", h=height)
         return x + attended
+
+    def _projected(self, h: Tensor) -> tuple[Tensor, ...]:
+        """Query, key and value in one product; the weights stay three, as published checkpoints name them."""
+        three = (self.query, self.key, self.value)
+        weight, bias = torch.cat([one.weight for one in three]), torch.cat([one.bias for one in three])
+        return F.linear(h, weight, bias).chunk(3, dim=-1)
 
 
 class Level(nn.Module):
