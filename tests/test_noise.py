@@ -3,7 +3,8 @@
 import itertools
 import math
 import random
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ddimkit.noise import (
     STREAM_EDIT,
     STREAM_SAMPLER,
     STREAM_X_T,
+    compile_noise,
     fresh_seed,
     keyed_normal,
     philox4x32,
@@ -346,3 +348,38 @@ def test_the_callers_random_state_does_not_matter() -> None:
         torch.manual_seed(state)
         results.append(sampler.sample(elementwise, (2, 3), seed=7))
     assert torch.equal(*results)
+
+
+@pytest.fixture
+def plain_noise_after() -> Iterator[None]:
+    yield
+    compile_noise(False)
+
+
+@pytest.mark.usefixtures("plain_noise_after")
+def test_compiled_noise_is_used_and_left_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    def compile(function: Callable[..., object], *, dynamic: bool) -> Callable[..., object]:  # noqa: A001  # torch's name
+        return lambda *arguments: calls.append(dynamic) or function(*arguments)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    expected = normals([1, 2], [0, 5], (3, 4))
+    compile_noise()
+    assert torch.equal(normals([1, 2], [0, 5], (3, 4)), expected)
+    assert calls == [True]
+    compile_noise(False)
+    normals([1, 2], [0, 5], (3, 4))
+    assert calls == [True]
+
+
+@pytest.mark.slow
+@pytest.mark.promise(24)
+@pytest.mark.usefixtures("plain_noise_after")
+@pytest.mark.skipif(not any(shutil.which(name) for name in ("c++", "g++", "clang++")), reason="no compiler")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_compiled_noise_has_the_same_bits() -> None:
+    sizes = [([1, 2**62], [0, 5, 2**31], (3, 5)), ([7] * 5, [1, 2], (1, 28, 28)), ([3], [4], (2,)), ([9, 8, 7], [6], (11,))]
+    expected = [normals(*size) for size in sizes]
+    compile_noise()
+    assert all(torch.equal(normals(*size), one) for size, one in zip(sizes, expected, strict=True))

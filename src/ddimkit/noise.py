@@ -24,6 +24,7 @@ __all__ = [
     "STREAM_EDIT",
     "STREAM_SAMPLER",
     "STREAM_X_T",
+    "compile_noise",
     "fresh_seed",
     "keyed_normal",
     "philox4x32",
@@ -75,6 +76,22 @@ def _mix(product: Tensor, word: Tensor, key: Tensor, out: Tensor | None) -> Tens
     return torch.bitwise_right_shift(product, 32, out=out).bitwise_xor_(word).bitwise_xor_(key).bitwise_and_(_MASK)
 
 
+_words = philox4x32
+
+
+def compile_noise(compiled: bool = True) -> None:
+    """Let compiled code make the integers of all noise from now on, or no longer: the same noise, bit for bit, in less time.
+
+    Compiling needs a compiler and takes some seconds at the first noise, and again at the first of a single sample or row. It pays
+    where noise is a good part of the time: small models, many samples.
+
+    Args:
+        compiled: whether.
+    """
+    global _words  # not a setting of results: both give the same bits
+    _words = torch.compile(philox4x32, dynamic=True) if compiled else philox4x32
+
+
 def keyed_normal(seeds: Tensor, draws: Tensor, sample_shape: Sequence[int], *, stream: int) -> Tensor:
     r"""Standard normal noise of some samples and draws: float32 of shape (D, B, \*).
 
@@ -90,7 +107,7 @@ def keyed_normal(seeds: Tensor, draws: Tensor, sample_shape: Sequence[int], *, s
     seed, draw = seeds[None, :, None], draws[:, None, None]
     block = torch.arange(-(-count // 4), dtype=torch.int64, device=device)
     zero = torch.zeros((), dtype=torch.int64, device=device)
-    words = philox4x32((block, draw, zero + stream, zero), (seed & _MASK, seed >> 32))
+    words = _words((block, draw, zero + stream, zero), (seed & _MASK, seed >> 32))
     # The type is named: the caller's default must not change the noise.
     uniforms = torch.empty(4, len(draws), len(seeds), len(block), dtype=torch.float32, device=device)
     for uniform, word in zip(uniforms, words, strict=True):
