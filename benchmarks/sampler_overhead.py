@@ -7,29 +7,27 @@ The model returns a constant tensor, so that all time is the sampler's. The yard
 figure is the median over rounds of microseconds a step, a ratio the median over rounds of the two times of one round.
 """
 
-import argparse
-import json
-import statistics
 import warnings
-from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch.utils.benchmark import timer
 
-from ddimkit import DDIMSampler, NoiseSchedule, load_pretrained
-from ddimkit.tradeoff.timing import describe_machine, versions
+from _contest import Contender, Contest, Ratio, case, contest
+from _networks import network
+from _script import chosen, options, start, write
+from ddimkit import DDIMSampler, NoiseSchedule
 
 SHAPE = (16, 1, 28, 28)
 
 
 def peer(steps: int, device: torch.device, eta: float, noise: torch.Tensor | None) -> Callable[[], None]:
     """The loop of diffusers' DDIMPipeline around its DDIMScheduler, the model's call excepted."""
-    from diffusers import DDIMScheduler
+    import diffusers
 
-    scheduler = DDIMScheduler(num_train_timesteps=1000, clip_sample=False, timestep_spacing="trailing")
+    make: Any = diffusers.DDIMScheduler  # it has no annotations
+    scheduler = make(num_train_timesteps=1000, clip_sample=False, timestep_spacing="trailing")
     x, constant = torch.randn(SHAPE, device=device), torch.randn(SHAPE, device=device)
 
     def run() -> None:
@@ -61,9 +59,9 @@ def yardstick(steps: int, device: torch.device) -> Callable[[], None]:
     return run
 
 
-def forward(device: torch.device, calls: int = 20) -> tuple[Callable[[], None], int]:
+def forward(device: torch.device, calls: int = 20) -> Contender:
     """The bundled model's forward, in eval mode."""
-    model = load_pretrained("mnist").model.to(device)  # type: ignore[attr-defined]
+    model = network("mnist")[0].to(device)
     x, t = torch.randn(SHAPE, device=device), torch.full(SHAPE[:1], 500, device=device)
 
     def run() -> None:
@@ -71,63 +69,31 @@ def forward(device: torch.device, calls: int = 20) -> tuple[Callable[[], None], 
             for _ in range(calls):
                 model(x, t)
 
-    return run, calls
+    return Contender(run, calls)
 
 
 def _drop(value: object) -> None:
     del value
 
 
-def measure(contenders: dict[str, tuple[Callable[[], None], int]], rounds: int) -> dict[str, list[float]]:
-    """Microseconds a step of every contender in every round; they take turns."""
-    for run, _ in contenders.values():
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, (run, steps) in contenders.items():
-            began = timer()
-            run()
-            seconds[name].append(1e6 * (timer() - began) / steps)
-    return seconds
-
-
-def ratio(seconds: dict[str, list[float]], one: str, other: str) -> float:
-    """Median over rounds of the ratio of two contenders' times in the same round."""
-    return statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
-
-
-def main() -> None:
-    """Measure, print, and write if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    device, steps, noise = torch.device(arguments.device), arguments.steps, torch.randn(SHAPE, device=arguments.device)
-    contenders: dict[str, tuple[Callable[[], None], int]] = {
-        "one expression": (yardstick(steps, device), steps),
-        "ours, eta 0": (ours(steps, device, 0.0, None), steps),
-        "ours, eta 1, noise given": (ours(steps, device, 1.0, noise), steps),
-        "ours, eta 1, keyed noise": (ours(steps, device, 1.0, None), steps),
+def contenders(steps: int, device: torch.device, *, calls: int) -> dict[str, Contender]:
+    """All that take turns; diffusers only where it is installed."""
+    noise = torch.randn(SHAPE, device=device)
+    runs = {
+        "one expression": yardstick(steps, device),
+        "ours, eta 0": ours(steps, device, 0.0, None),
+        "ours, eta 1, noise given": ours(steps, device, 1.0, noise),
+        "ours, eta 1, keyed noise": ours(steps, device, 1.0, None),
     }
-    try:
-        contenders |= {
-            "diffusers, eta 0": (peer(steps, device, 0.0, None), steps),
-            "diffusers, eta 1": (peer(steps, device, 1.0, None), steps),
-        }
-    except ImportError:
+    if find_spec("diffusers"):
+        runs |= {"diffusers, eta 0": peer(steps, device, 0.0, None), "diffusers, eta 1": peer(steps, device, 1.0, None)}
+    else:
         print("diffusers is not installed: measuring without it")
-    contenders["bundled model's forward"] = forward(device)
-    seconds = measure(contenders, arguments.rounds)
-    figures: dict[str, Any] = {}
-    for name, values in seconds.items():
-        low, _, high = statistics.quantiles(values, n=4)
-        figures[name] = {"median_us": statistics.median(values), "low_us": low, "high_us": high}
-        print(f"{name:26} {statistics.median(values):9.1f} us a step ({low:.1f} to {high:.1f})")
+    return {name: Contender(run, steps) for name, run in runs.items()} | {"bundled model's forward": forward(device, calls)}
+
+
+def compare(found: Contest) -> dict[str, Ratio]:
+    """What a step of ours costs over what it is to be measured by."""
     pairs = [
         ("ours, eta 0", "one expression", 1.5),
         ("ours, eta 0", "diffusers, eta 0", 1 / 6),
@@ -135,18 +101,23 @@ def main() -> None:
         ("ours, eta 1, keyed noise", "diffusers, eta 1", 2 / 3),
         ("ours, eta 1, keyed noise", "bundled model's forward", 0.02),
     ]
-    ratios = {
-        f"{one} / {other}": {"ratio": ratio(seconds, one, other), "goal": goal} for one, other, goal in pairs if other in seconds
-    }
-    for name, found in ratios.items():
-        verdict = "reached" if found["ratio"] <= found["goal"] else "not reached"
-        print(f"{name:52} {found['ratio']:.3f}, goal {found['goal']:.3f}: {verdict}")
-    if arguments.out:
-        settings = {"shape": SHAPE, "steps": steps, "rounds": arguments.rounds, "threads": arguments.threads}
-        result = {"date": datetime.now(UTC).date().isoformat(), "machine": describe_machine(device), "versions": versions()}
-        arguments.out.write_text(
-            json.dumps({**result, "settings": settings, "figures": figures, "ratios": ratios}, indent=1) + "\n"
-        )
+    return {f"{one} / {other}": found.ratio(one, other, goal) for one, other, goal in pairs if other in found.seconds}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print, and write if asked to."""
+    parser = options(__doc__)
+    parser.add_argument("--steps", type=int)
+    arguments = parser.parse_args(argv)
+    arguments.threads = arguments.threads or 1
+    device = start(arguments)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    steps = chosen(arguments.steps, arguments, quick=3, cpu=1000, cuda=1000)
+    rounds = chosen(arguments.rounds, arguments, quick=2, cpu=7, cuda=7)
+    found = contest(contenders(steps, device, calls=chosen(None, arguments, quick=1, cpu=20, cuda=20)), rounds)
+    result = case("a step", found, compare(found))
+    settings = {"shape": SHAPE, "steps": steps, "rounds": rounds}
+    write(arguments, settings, {"unit": "step", **result}, peers=("diffusers",) if find_spec("diffusers") else ())
 
 
 if __name__ == "__main__":
