@@ -24,19 +24,30 @@ from ddimkit import UNet
 from ddimkit.models.unet import channels_last
 
 
+def _in_tf32(a: Tensor, b: Tensor) -> Tensor:
+    """A float32 product in TensorFloat-32, which convolutions on CUDA use by default."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        return a @ b
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def peaks(device: torch.device, side: int, megabytes: int, rounds: int) -> dict[str, float]:
-    """The best FLOP/s of a square matrix product in float32 and bfloat16, and bytes/s of a copy, read and written."""
+    """The best FLOP/s of a square matrix product by dtype (TensorFloat-32 too on CUDA), and bytes/s of a copy, read and written."""
     contenders: dict[str, Contender] = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         contenders[str(dtype).removeprefix("torch.")] = Contender(partial(torch.mm, a, b))
+        if device.type == "cuda" and dtype == torch.float32:
+            contenders["tf32"] = Contender(partial(_in_tf32, a, b))
     source = torch.randn(megabytes * 2**18, device=device)
     target = torch.empty_like(source)
     contenders["copy"] = Contender(lambda: target.copy_(source))
     found = contest(contenders, rounds)
     best = {name: min(seconds) for name, seconds in found.seconds.items()}
-    work = {"float32": 2 * side**3, "bfloat16": 2 * side**3, "copy": 2 * source.nbytes}
-    return {name: work[name] / seconds for name, seconds in best.items()}
+    return {name: (2 * source.nbytes if name == "copy" else 2 * side**3) / seconds for name, seconds in best.items()}
 
 
 def count(model: UNet, x: Tensor, t: Tensor, precision: Precision) -> tuple[int, int]:
@@ -62,7 +73,7 @@ def forward(model: Any, x: Tensor, t: Tensor, precision: Precision) -> Contender
 def achieved(found: Contest, work: tuple[int, int], top: dict[str, float], precision: Precision) -> dict[str, Any]:
     """FLOP/s of every contender, and bytes/s of the eager one, with their shares of the peaks."""
     flops, moved = work
-    peak = top["float32" if precision == "float32" else "bfloat16"]
+    peak = top.get("tf32", top["float32"]) if precision == "float32" else top["bfloat16"]
     rates: dict[str, Any] = {}
     for name in found.seconds:
         rate = flops / found.median(name)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from _contest import Contender, Contest, Ratio, case, contest
+from _contest import Contender, Ratio, case, contest
 from _networks import network, random_unet
 from _script import chosen, integers, options, parameters, start, write
 from ddimkit import DDIMSampler, NoiseSchedule, UNet

@@ -11,13 +11,13 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent / "benchmarks")]
 
 import cli_reference  # noqa: E402  # needs the line above
-import promises_table  # noqa: E402
-import study_page  # noqa: E402
-
 import ddimkit  # noqa: E402
+import promises_table  # noqa: E402
+import speed_page  # noqa: E402
+import study_page  # noqa: E402
 from ddimkit import cli  # noqa: E402
 from ddimkit.tradeoff import studies  # noqa: E402
 
@@ -178,11 +178,23 @@ class Study(SphinxDirective):
         return self.parse_text_to_nodes(study_page.page(self.arguments[0]), allow_section_headings=True)
 
 
+class Benchmark(SphinxDirective):
+    """The figures of a script of benchmarks/."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        for path in (Path(speed_page.__file__), *speed_page.RESULTS.glob("*.json")):
+            self.env.note_dependency(str(path))
+        return self.parse_text_to_nodes(speed_page.page(self.arguments[0]))
+
+
 def setup(app: Sphinx) -> None:
     """Register what is defined here."""
     import_module("ddimkit.testing")  # a missing extra is better told here than as a page of warnings
     app.add_directive("promises-table", PromisesTable)
     app.add_directive("command-line", CommandLine)
     app.add_directive("study", Study)
+    app.add_directive("benchmark", Benchmark)
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("missing-reference", resolve_public_name)
