@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
@@ -31,9 +32,11 @@ def options(description: str | None) -> argparse.ArgumentParser:
 
 
 def start(arguments: argparse.Namespace) -> torch.device:
-    """Set the threads; the device to run on."""
+    """Set the threads, and quiet what diffusers warns of; the device to run on."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="(?s).*Dynamo detected a call to a `functools.lru_cache`")
     return torch.device(arguments.device)
 
 

@@ -92,7 +92,7 @@ def measure(
     x = torch.randn((batch, *image), device=device, dtype=dtype_of(precision))
     t = torch.full((batch,), 500, device=device)
     runs = {"eager": forward(model, x, t, precision)}
-    if not arguments.eager:
+    if arguments.compile:
         runs["compiled"] = forward(torch.compile(model, dynamic=False), x, t, precision)
     found = contest(runs, arguments.rounds, least=arguments.least)
     result = case(f"{name} ({parameters(model) / 1e6:.1f} M parameters), batch {batch}, {precision}", found, {})
@@ -114,7 +114,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precisions", type=words, help=f"of {', '.join(get_args(Precision))}")
     parser.add_argument("--side", type=int, help="of the square matrices")
     parser.add_argument("--megabytes", type=int, help="that the copy reads")
-    parser.add_argument("--eager", action="store_true", default=None, help="leave out what is compiled")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="whether to measure compiled networks too")
     found = parser.parse_args(argv)
     usual = ("float32", "autocast")
     found.networks = chosen(found.networks, found, quick=("tiny",), cpu=("mnist",), cuda=("mnist", "cifar10"))
@@ -122,7 +122,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     found.precisions = chosen(found.precisions, found, quick=("float32",), cpu=usual, cuda=(*usual, "bfloat16"))
     found.side = chosen(found.side, found, quick=32, cpu=2048, cuda=8192)
     found.megabytes = chosen(found.megabytes, found, quick=1, cpu=256, cuda=2048)
-    found.eager = chosen(found.eager, found, quick=True, cpu=False, cuda=False)
+    found.compile = chosen(found.compile, found, quick=False, cpu=True, cuda=True)
     found.rounds = chosen(found.rounds, found, quick=2, cpu=9, cuda=31)
     found.least = chosen(None, found, quick=0.0, cpu=0.1, cuda=0.1)
     return found
@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for precision in arguments.precisions
     ]
     keys = ("networks", "batches", "precisions", "side", "megabytes", "rounds")
-    settings = {key: getattr(arguments, key) for key in keys} | {"compiled": not arguments.eager}
+    settings = {key: getattr(arguments, key) for key in keys} | {"compiled": arguments.compile}
     write(arguments, settings, {"unit": "forward", "peaks": top, "cases": cases})
 
 

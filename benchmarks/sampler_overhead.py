@@ -7,7 +7,6 @@ The model returns a constant tensor, so that all time is the sampler's. The yard
 figure is the median over rounds of microseconds a step, a ratio the median over rounds of the two times of one round.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -111,7 +110,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     arguments.threads = arguments.threads or 1
     device = start(arguments)
-    warnings.filterwarnings("ignore", category=FutureWarning)
     steps = chosen(arguments.steps, arguments, quick=3, cpu=1000, cuda=1000)
     rounds = chosen(arguments.rounds, arguments, quick=2, cpu=7, cuda=7)
     found = contest(contenders(steps, device, calls=chosen(None, arguments, quick=1, cpu=20, cuda=20)), rounds)

@@ -103,11 +103,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--turns", type=int, help="rounds of that comparison")
     found = parser.parse_args(argv)
     found.steps = chosen(found.steps, found, quick=(2, 3, 4), cpu=(10, 20, 50, 100), cuda=(10, 20, 50, 100, 200, 500, 1000))
-    found.batches = chosen(found.batches, found, quick=(1, 2, 3), cpu=(1, 2, 4, 8, 16, 32), cuda=(1, 4, 16, 64, 256, 1024))
+    found.batches = chosen(found.batches, found, quick=(1, 2, 3), cpu=(1, 2, 4, 8, 16), cuda=(1, 4, 16, 64, 256, 1024))
     found.sides = chosen(found.sides, found, quick=(4, 8, 12), cpu=(16, 32, 48, 64), cuda=(32, 64, 128, 256))
     found.widths = chosen(found.widths, found, quick=(1, 2, 3), cpu=(1, 2, 3, 4), cuda=(1, 2, 4, 8))
     found.forwards = chosen(found.forwards, found, quick=2, cpu=20, cuda=50)
-    found.rounds = chosen(found.rounds, found, quick=2, cpu=9, cuda=15)
+    found.rounds = chosen(found.rounds, found, quick=2, cpu=21, cuda=21)
     found.turns = chosen(found.turns, found, quick=2, cpu=25, cuda=31)
     found.least = chosen(None, found, quick=0.0, cpu=0.1, cuda=0.2)
     return found

@@ -1,6 +1,6 @@
 """How fast is one forward of the network? diffusers' UNet2DModel and ours, with the same weights, in one run.
 
-    python benchmarks/unet_forward.py [--device cuda] [--networks mnist,cifar10] [--batch 16] [--eager] [--out results/….json]
+    python benchmarks/unet_forward.py [--device cuda] [--networks mnist,cifar10] [--batch 16] [--no-compile] [--out results/….json]
 
 Their outputs must agree to 1e-5 in float32 before anything is timed. diffusers runs as it comes and at the best flags that it has:
 channels-last layout, the SDPA processor, query, key and value in one product, ``torch.compile``. Ratios are ours over theirs.
@@ -8,7 +8,6 @@ channels-last layout, the SDPA processor, query, key and value in one product, `
 
 import argparse
 import copy
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -100,7 +99,7 @@ def measure(name: str, batch: int, precision: Precision, device: torch.device, a
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((batch, *shape), generator=generator).to(device)
     t = torch.randint(0, 1000, (batch,), generator=generator).to(device)
-    modes = () if arguments.eager else arguments.modes
+    modes = arguments.modes if arguments.compile else ()
     found = networks(theirs.to(device), ours.to(device), modes if precision == "float32" else ())
     with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
         wanted = found["diffusers"](x, t)
@@ -124,15 +123,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precisions", type=words, help="of float32, autocast (to bfloat16) and bfloat16 (the weights too)")
     parser.add_argument("--batches", type=integers)
     parser.add_argument("--modes", type=words, help="of torch.compile, for both")
-    parser.add_argument("--eager", action="store_true", default=None, help="leave out what is compiled")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="whether to measure compiled networks too")
     found = parser.parse_args(argv)
     found.networks = chosen(found.networks, found, quick=("tiny",), cpu=("mnist",), cuda=("mnist", "cifar10"))
     usual = ("float32", "autocast")
     found.precisions = chosen(found.precisions, found, quick=usual, cpu=usual, cuda=(*usual, "bfloat16"))
     found.batches = chosen(found.batches, found, quick=(2,), cpu=(16,), cuda=(16, 256))
     found.modes = chosen(found.modes, found, quick=("default",), cpu=("default",), cuda=("default", "max-autotune"))
-    found.eager = chosen(found.eager, found, quick=True, cpu=False, cuda=False)
-    found.rounds = chosen(found.rounds, found, quick=2, cpu=15, cuda=31)
+    found.compile = chosen(found.compile, found, quick=False, cpu=True, cuda=True)
+    found.rounds = chosen(found.rounds, found, quick=2, cpu=21, cuda=31)
     found.least = chosen(None, found, quick=0.0, cpu=0.1, cuda=0.1)
     return found
 
@@ -141,14 +140,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, and write if asked to."""
     arguments = parse(argv)
     device = start(arguments)
-    warnings.filterwarnings("ignore", category=FutureWarning)
     cases = [
         measure(name, batch, precision, device, arguments)
         for name in arguments.networks
         for batch in arguments.batches
         for precision in arguments.precisions
     ]
-    settings = {"rounds": arguments.rounds, "compiled": not arguments.eager, "modes": arguments.modes}
+    settings = {"rounds": arguments.rounds, "compiled": arguments.compile, "modes": arguments.modes}
     write(arguments, settings, {"unit": "forward", "cases": cases}, peers=("diffusers",))
 
 

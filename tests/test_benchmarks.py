@@ -97,6 +97,40 @@ def test_exponents_are_those_of_powers() -> None:
         Contest(seconds).exponent({"one": 10.0, "two": 20.0})
 
 
+def goals(ratios: dict[str, Ratio]) -> dict[str, float | None]:
+    return {pair: ratio.goal for pair, ratio in ratios.items()}
+
+
+def test_ours_is_compared_with_the_best_that_theirs_can_do() -> None:
+    from end_to_end import compare as compare_runs
+    from unet_forward import compare as compare_forwards
+
+    eager = {"diffusers": (5.0,), "diffusers, channels_last": (4.0,), "ours": (3.0,), "ours, channels_last": (2.0,)}
+    compiled = {
+        "diffusers, compiled": (1.5,),
+        "diffusers, channels_last, compiled": (1.6,),
+        "ours, channels_last, compiled": (1.0,),
+    }
+    against_eager = {"ours, channels_last / diffusers, channels_last": 1.0, "ours, channels_last / diffusers": 1 / 1.1}
+    assert goals(compare_forwards(Contest(eager))) == against_eager
+    found = compare_forwards(Contest(eager | compiled))
+    assert goals(found) == against_eager | {"ours, channels_last, compiled / diffusers, compiled": 1.0}
+    assert [ratio.ratio for ratio in found.values()] == [2 / 4, 2 / 5, 1 / 1.5]
+    best = {"diffusers": (1.0,), "diffusers, channels_last": (4.0,), "ours": (3.0,)}
+    assert goals(compare_forwards(Contest(best))) == {"ours / diffusers": 1 / 1.1}
+
+    runs = {"diffusers": (9.0,), "diffusers, compiled": (4.0,), "ours": (3.0,), "ours, compiled": (2.0,)}
+    assert goals(compare_runs(Contest(runs))) == {"ours / diffusers": 1.0, "ours, compiled / diffusers, compiled": 1.0}
+    graphs = runs | {"ours, captured": (1.0,), "ours, compiled, captured": (0.5,)}
+    assert goals(compare_runs(Contest(graphs), launch_bound=True)) == {
+        "ours / diffusers": 1.0,
+        "ours, compiled, captured / diffusers, compiled": 1 / 1.5,
+        "ours, compiled, captured / diffusers": 0.1,
+        "ours, captured / ours": None,
+        "ours, compiled, captured / ours, compiled": None,
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
