@@ -57,8 +57,9 @@ def distances(found: dict[str, Network], wanted: Tensor, x: Tensor, t: Tensor, p
     scale = wanted.abs().max().clamp(min=1)
     # TensorFloat-32, which convolutions on CUDA use by default, is not exact enough to tell whether two networks are equal.
     with torch.backends.cudnn.flags(allow_tf32=False):
-        outputs = {name: forward(network, x, t, precision).run() for name, network in found.items()}
-    return {name: float((cast("Tensor", out).float() - wanted).abs().max() / scale) for name, out in outputs.items()}
+        outputs = ((name, cast("Tensor", forward(network, x, t, precision).run())) for name, network in found.items())
+        # One by one: the next run may write over the output of a network that replays a CUDA graph.
+        return {name: float((output.float() - wanted).abs().max() / scale) for name, output in outputs}
 
 
 def check_agreement(found: dict[str, float]) -> None:
