@@ -19,6 +19,7 @@ from _contest import Contender, Contest, Ratio, case, contest
 from _networks import NAMES, same_weights, tuned
 from _script import Precision, casting, chosen, dtype_of, integers, options, start, words, write
 from ddimkit import DDIMSampler, NoiseSchedule, UNet
+from ddimkit.graphs import capture
 from ddimkit.models.unet import channels_last
 
 _AGREE = 1e-3
@@ -83,9 +84,7 @@ def our_run(model: UNet, shape: tuple[int, ...], steps: int) -> Run:
 
 def captured_run(model: UNet, shape: tuple[int, ...], steps: int) -> Run:
     """The same walk, captured in a CUDA graph."""
-    from ddimkit import graphs
-
-    captured = graphs.capture(ddim(steps), model, shape, dtype=next(model.parameters()).dtype)
+    captured = capture(ddim(steps), model, shape, dtype=next(model.parameters()).dtype)
     return lambda: captured(seed=0)
 
 

@@ -131,6 +131,16 @@ def test_ours_is_compared_with_the_best_that_theirs_can_do() -> None:
     }
 
 
+def test_a_captured_run_draws_what_the_plain_one_does() -> None:
+    from end_to_end import captured_run, our_run
+
+    model, image = network("tiny")
+    drawn = captured_run(model, (2, *image), 3)()
+    assert isinstance(drawn, torch.Tensor)
+    assert drawn.shape == (2, *image)
+    assert torch.equal(drawn, our_run(model, (2, *image), 3)())
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
