@@ -50,8 +50,10 @@ def _missing(script: str, device: Device) -> list[str]:
 def _result(result: Result) -> Iterator[str]:
     cases: Sequence[Result] = result.get("cases") or [result]
     yield _about(result)
-    yield _times(cases, result.get("unit", "step"))
-    for part in (_ratios(cases), _fits(cases), _rates(cases), _kinds(cases)):
+    timed = [case for case in cases if "figures" in case]
+    if timed:
+        yield _times(timed, result.get("unit", "step"))
+    for part in (_ratios(timed), _fits(timed), _rates(timed), _kinds(timed), _drifts(cases)):
         if part:
             yield part
 
@@ -107,6 +109,30 @@ def _kinds(cases: Sequence[Result]) -> str:
         return ""
     rows = [(case, name, *(f"{share:.0%}" for share in kinds.values())) for case, name, kinds in shares]
     return _table(("share of the time", "", *shares[0][2]), rows)
+
+
+def _drifts(cases: Sequence[Result]) -> str:
+    """How far half precision leads from float32's images, after so many steps and in quality."""
+    drifting = [case for case in cases if "drift" in case]
+    if not drifting:
+        return ""
+    steps = list(next(iter(drifting[0]["drift"].values())))
+    rows = [
+        (
+            case["name"],
+            precision,
+            *(f"{drift[step]:.1e}" for step in steps),
+            f"{case['other_seeds']:.2f}",
+            _gap(case["gap"][precision]),
+        )
+        for case in drifting
+        for precision, drift in case["drift"].items()
+    ]
+    return _table(("distance from float32 after", "", *steps, "other seeds", "kernel distance more by"), rows)
+
+
+def _gap(gap: Mapping[str, float]) -> str:
+    return f"{gap['value']:+.4f} ({gap['low']:+.4f} to {gap['high']:+.4f})"
 
 
 def _labels(cases: Sequence[Result], key: str) -> list[str]:

@@ -239,6 +239,21 @@ def test_scaling_and_roofline_say_what_they_are_for(rehearse: Callable[[str], di
     assert sum(case["kinds"]["eager"].values()) == pytest.approx(1)
 
 
+def test_precision_compares_the_same_seeds_and_is_shown(rehearse: Callable[[str], dict[str, Any]], tmp_path: Path) -> None:
+    result = rehearse("precision")
+    assert [case["name"] for case in result["cases"]] == ["DDIM-4", "DDPM-4"]
+    for case in result["cases"]:
+        drift = case["drift"]["bfloat16"]
+        assert list(drift) == ["1", "2", "3", "4"]
+        assert all(0 < value < case["other_seeds"] / 4 for value in drift.values())
+        assert case["gap"]["bfloat16"]["low"] <= case["gap"]["bfloat16"]["value"] <= case["gap"]["bfloat16"]["high"]
+    shown = {**result, "settings": {**result["settings"], "quick": False}}
+    (tmp_path / "2026-01-02-precision-rehearsal.json").write_text(json.dumps(shown))
+    page = speed_page.page("precision", tmp_path)
+    assert "| distance from float32 after |  | 1 | 2 | 3 | 4 | other seeds | kernel distance more by |" in page
+    assert f"| DDPM-4 | bfloat16 | {result['cases'][1]['drift']['bfloat16']['1']:.1e} |" in page
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_networks_that_differ_are_not_timed() -> None:
     pytest.importorskip("diffusers", reason="diffusers is not installed: it is in the dependency group bench")
@@ -291,8 +306,8 @@ def test_the_newest_results_are_shown_and_where_there_are_none_the_command(tmp_p
 
 def test_documentation_and_readme_have_every_script() -> None:
     page, readme = (path.read_text() for path in (ROOT / "docs" / "benchmarks.md", ROOT / "benchmarks" / "README.md"))
-    assert re.findall(r"```\{benchmark\} (\w+)", page) == list(SCRIPTS)
+    assert re.findall(r"```\{benchmark\} (\w+)", page) == [*SCRIPTS, "precision"]
     for script in (ROOT / "benchmarks").glob("[!_]*.py"):
         assert f"| `{script.name}` |" in readme
-    for script in SCRIPTS:
+    for script in (*SCRIPTS, "precision"):
         assert f"`python benchmarks/{script}.py --device cuda" in readme
