@@ -64,10 +64,10 @@ doctest_global_setup = "from ddimkit import *\nfrom ddimkit.analytic import gaus
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|np|collections|pathlib|functools|types|argparse)(\..*)?"),
     # Their short forms, as the annotations write them.
-    ("py:class", r"(Tensor|nn\.Module|Module|Generator|NDArray|ArrayLike|TorchDispatchMode|Path|Any|T|P|S|P\.args|P\.kwargs)"),
+    ("py:class", r"(Tensor|nn\.Module|Module|Generator|NDArray|ArrayLike|TorchDispatchMode|Path|Any|N_co|T|P|S|P\.args|P\.kwargs)"),
     ("py:class", r"'[^']*'"),  # the values of a Literal
     # Constrained and generic forms of the same that autodoc writes out.
-    ("py:(class|obj)", r"(typing\..*|ndarray|dtype|float64|float32|integer|optional|.*\.(T|P|S|P\.args|P\.kwargs))"),
+    ("py:(class|obj)", r"(typing\..*|ndarray|dtype|float64|float32|integer|optional|.*\.(N_co|T|P|S|P\.args|P\.kwargs))"),
 ]
 
 _SIGNATURE_FIXES = (

@@ -306,8 +306,12 @@ CASES: dict[str, Case] = {
     ),
     "a bundle without a model": (lambda: ModelBundle(any_(None), S, sample_shape=(1,)), TypeError, "callable as model"),
     "a bundle of a flat shape": (lambda: ModelBundle(smooth, S, sample_shape=any_(28)), ValueError, r"as in \(1, 28, 28\), got 28"),
-    "an unknown model": (lambda: load_pretrained("celeba"), ValueError, "pretrained models are mnist, got 'celeba'"),
-    "no name of a model": (lambda: load_pretrained(any_(["mnist"])), ValueError, r"pretrained models are mnist, got \['mnist'\]"),
+    "an unknown model": (lambda: load_pretrained("celeba"), ValueError, "pretrained models are mnist, cifar10, got 'celeba'"),
+    "no name of a model": (
+        lambda: load_pretrained(any_(["mnist"])),
+        ValueError,
+        r"mnist, cifar10, got \['mnist'\]",
+    ),
     "a recipe of no steps": (lambda: Recipe(steps=0), ValueError, "at least 1, got 0"),
     "another data set": (lambda: load_images(any_("svhn"), Path()), ValueError, "'mnist' or 'cifar10', got 'svhn'"),
     # sweeps

@@ -211,7 +211,7 @@ def test_the_bundled_models_hash_is_checked(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_an_unknown_pretrained_model_is_refused() -> None:
-    with pytest.raises(ValueError, match="pretrained models are mnist, got 'celeba'"):
+    with pytest.raises(ValueError, match="pretrained models are mnist, cifar10, got 'celeba'"):
         load_pretrained("celeba")
 
 

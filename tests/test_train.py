@@ -18,10 +18,16 @@ from torch import Tensor
 
 from ddimkit import DDIMKitError, DDIMSampler, NoiseSchedule, UNetConfig, WeightsError
 from ddimkit.models import data
+from ddimkit.models import recipe as named
 from ddimkit.models import train as recipes
 from ddimkit.models.bundle import load_bundle
-from ddimkit.models.train import Recipe, Trainer, check_gradients, train
+from ddimkit.models.train import Denoising, Recipe, make_bundle, train
+from ddimkit.models.unet import UNet
 from ddimkit.prediction import Prediction, prediction_target, x0_coefficients
+from ddimkit.training.checkpoint import load_checkpoint, save_checkpoint
+from ddimkit.training.gradients import check_gradients
+from ddimkit.training.session import Session
+from ddimkit.training.trainer import Trainer
 from probes import normal
 from strategies import schedules
 from test_data import idx
@@ -61,25 +67,29 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def trainer(recipe: Recipe = TINY, steps: int = 0, images: Tensor = SMALL, fast: bool | None = None) -> Trainer:
-    made = Trainer(recipe, images, CPU, fast=fast)
+def trainer(recipe: Recipe = TINY, steps: int = 0, images: Tensor = SMALL, fast: bool | None = None) -> Trainer[UNet]:
+    made = Trainer(Denoising(recipe, images, CPU), CPU, fast=fast)
     for _ in range(steps):
         made.advance()
     return made
 
 
-def everything(made: Trainer) -> dict[str, Tensor]:
+def quiet(out: Path, **settings: Any) -> Session:
+    return Session(out, progress=False, **settings)
+
+
+def everything(made: Trainer[Any]) -> dict[str, Tensor]:
     moments = {
         f"{key}.{name}": made.optimiser.state[p][key] for name, p in made.parameters.items() for key in ("exp_avg", "exp_avg_sq")
     }
     return {
         **{f"ema.{k}": v for k, v in made.ema.items()},
-        **{f"model.{k}": v.detach() for k, v in made.parameters.items()},
+        **{f"model.{k}": v for k, v in made.weights.items()},
         **moments,
     }
 
 
-def assert_same(first: Trainer, second: Trainer) -> None:
+def assert_same(first: Trainer[Any], second: Trainer[Any]) -> None:
     assert first.step == second.step
     for name, value in everything(first).items():
         assert torch.equal(value, everything(second)[name]), name
@@ -103,7 +113,7 @@ def test_the_loss_falls() -> None:
 def test_a_cpu_trains_plainly_unless_asked_otherwise() -> None:
     made = trainer()
     assert made.fast is False
-    assert made.forward is made.model
+    assert made.forward is made.network
 
 
 @pytest.fixture
@@ -119,7 +129,7 @@ def compiler() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own code
 def test_the_loss_falls_in_fast_training(compiler: None) -> None:
     made = trainer(fast=True)
-    assert made.forward is not made.model
+    assert made.forward is not made.network
     losses = [float(made.advance()) for _ in range(40)]
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
     assert {p.dtype for p in made.parameters.values()} == {torch.float32}
@@ -127,9 +137,9 @@ def test_the_loss_falls_in_fast_training(compiler: None) -> None:
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
     whole, begun, later = trainer(steps=12), trainer(steps=7), trainer()
-    begun.save(tmp_path / "checkpoint.safetensors")
+    save_checkpoint(begun, tmp_path / "checkpoint.safetensors")
     assert not list(tmp_path.glob("*.partial"))
-    later.load(tmp_path / "checkpoint.safetensors")
+    load_checkpoint(later, tmp_path / "checkpoint.safetensors")
     assert_same(begun, later)
     for _ in range(5):
         later.advance()
@@ -138,8 +148,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -
 
 def test_a_checkpoint_of_step_0_begins_anew(tmp_path: Path) -> None:
     fresh, later = trainer(), trainer(replace(TINY, seed=0))
-    fresh.save(tmp_path / "checkpoint.safetensors")
-    later.load(tmp_path / "checkpoint.safetensors")
+    save_checkpoint(fresh, tmp_path / "checkpoint.safetensors")
+    load_checkpoint(later, tmp_path / "checkpoint.safetensors")
     for made in (fresh, later):
         made.advance()
     assert_same(fresh, later)
@@ -147,24 +157,24 @@ def test_a_checkpoint_of_step_0_begins_anew(tmp_path: Path) -> None:
 
 def test_train_goes_on_after_an_interruption(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, advance = replace(TINY, steps=12), Trainer.advance
-    whole = train(recipe, folder, folder / "whole", device="cpu", progress=False)
+    whole, _ = train(recipe, folder, quiet(folder / "whole"), device="cpu")
 
-    def stopping(self: Trainer) -> Tensor:
+    def stopping(self: Trainer[UNet]) -> Tensor:
         if self.step == 8:
             raise KeyboardInterrupt
         return advance(self)
 
     monkeypatch.setattr(Trainer, "advance", stopping)
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, folder, folder / "parts", device="cpu", progress=False, save_every=5)
+        train(recipe, folder, quiet(folder / "parts", save_seconds=0, report_every=5), device="cpu")
     calls: list[int] = []
 
-    def counting(self: Trainer) -> Tensor:
+    def counting(self: Trainer[UNet]) -> Tensor:
         calls.append(self.step)
         return advance(self)
 
     monkeypatch.setattr(Trainer, "advance", counting)
-    found = train(recipe, folder, folder / "parts", device="cpu", progress=False, save_every=5)
+    found, _ = train(recipe, folder, quiet(folder / "parts", save_seconds=0, report_every=5), device="cpu")
     assert calls == list(range(5, 12))
     first, second = load_file(whole), load_file(found)
     assert first.keys() == second.keys()
@@ -173,7 +183,8 @@ def test_train_goes_on_after_an_interruption(folder: Path, monkeypatch: pytest.M
 
 
 def test_finished_weights_load_and_sample(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    weights = train(replace(TINY, steps=3), folder, folder / "out", device="cpu", progress=False)
+    weights, figures = train(replace(TINY, steps=3), folder, quiet(folder / "out"), device="cpu")
+    assert figures["step"] == 3
     assert capsys.readouterr() == ("", "")
     lines = (folder / "out" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [3]
@@ -187,8 +198,8 @@ def test_finished_weights_load_and_sample(folder: Path, capsys: pytest.CaptureFi
 
 
 def test_more_steps_go_on_from_a_finished_run(folder: Path) -> None:
-    train(replace(TINY, steps=3), folder, folder / "out", device="cpu", progress=False)
-    weights = train(replace(TINY, steps=5, clip=None), folder, folder / "out", device="cpu", progress=False)
+    train(replace(TINY, steps=3), folder, quiet(folder / "out"), device="cpu")
+    weights, _ = train(replace(TINY, steps=5, clip=None), folder, quiet(folder / "out"), device="cpu")
     assert load_bundle(weights).figures["steps"] == 5
     assert load_bundle(weights).clip is None
 
@@ -206,26 +217,26 @@ OTHERS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("change", OTHERS, ids=[next(iter(change)) for change in OTHERS])
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    trainer().save(path)
+    save_checkpoint(trainer(), path)
     with pytest.raises(WeightsError, match="another recipe: use another --out") as caught:
-        trainer(replace(TINY, **change)).load(path)
+        load_checkpoint(trainer(replace(TINY, **change)), path)
     assert str(path) in str(caught.value)
 
 
 def without_a_tensor(path: Path) -> None:
     made, tensors = trainer(), load_file(path)
     tensors.popitem()
-    save_file(tensors, path, {"step": "1", "loss": "nan", "recipe": json.dumps(made._identity())})
+    save_file(tensors, path, {"step": "1", "loss": "NaN", "recipe": json.dumps(made.task.identity())})
 
 
 def with_another_shape(path: Path) -> None:
     made, tensors = trainer(), load_file(path)
     tensors["model.conv_in.weight"] = torch.zeros(1)
-    save_file(tensors, path, {"step": "1", "loss": "nan", "recipe": json.dumps(made._identity())})
+    save_file(tensors, path, {"step": "1", "loss": "NaN", "recipe": json.dumps(made.task.identity())})
 
 
 def without_a_step(path: Path) -> None:
-    save_file(load_file(path), path, {"recipe": json.dumps(trainer()._identity())})
+    save_file(load_file(path), path, {"recipe": json.dumps(trainer().task.identity())})
 
 
 DAMAGE: dict[str, Callable[[Path], Any]] = {
@@ -245,11 +256,11 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: Callable[[Path], Any]) -> None:
     path, later = tmp_path / "checkpoint.safetensors", trainer()
-    trainer(steps=1).save(path)
+    save_checkpoint(trainer(steps=1), path)
     damage(path)
     before = {name: p.detach().clone() for name, p in later.parameters.items()}
     with pytest.raises(WeightsError, match=r"checkpoint\.safetensors"):
-        later.load(path)
+        load_checkpoint(later, path)
     assert later.step == 0
     assert all(torch.equal(p.detach(), before[name]) for name, p in later.parameters.items())
 
@@ -289,7 +300,7 @@ def test_the_moving_average() -> None:
         for name, p in made.parameters.items():
             expected[name] = decay * expected[name] + (1 - decay) * p.detach()
             torch.testing.assert_close(made.ema[name], expected[name], rtol=1e-5, atol=1e-7)
-    model: Any = made.bundle().model
+    model: Any = make_bundle(made, Denoising(TINY, SMALL, CPU)).model
     assert not model.training
     for name, value in model.state_dict().items():
         assert torch.equal(value, made.ema[name])
@@ -315,18 +326,34 @@ def test_every_prediction_trains(prediction: Prediction) -> None:
 
 @given(batch_size=st.integers(1, 40), step=st.integers(0, 1000))
 def test_timesteps_are_stratified(batch_size: int, step: int) -> None:
-    made = Trainer.__new__(Trainer)
-    made.recipe, made.images, made.device, made.step = replace(TINY, batch_size=batch_size), SMALL, CPU, step
-    x0, eps, t = made.batch()
+    made = Denoising(replace(TINY, batch_size=batch_size), SMALL, CPU)
+    x0, eps, t = made.batch(step)
     total = TINY.schedule.num_timesteps
     assert x0.shape == eps.shape == (batch_size, 1, 14, 14)
     assert (float(x0.min()), float(x0.max())) == (-1, 1)
     for i, value in enumerate(t.tolist()):
         assert math.floor(i * total / batch_size) <= value <= (i + 1) * total / batch_size
-    again = made.batch()
+    again = made.batch(step)
     assert all(torch.equal(a, b) for a, b in zip((x0, eps, t), again, strict=True))
-    made.step += 1
-    assert not torch.equal(made.batch()[1], eps)
+    assert not torch.equal(made.batch(step + 1)[1], eps)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_tables_on_the_device_are_the_schedules(prediction: Prediction) -> None:
+    made = Denoising(replace(TINY, prediction=prediction, batch_size=50), SMALL, CPU)
+    x0, eps, t = made.batch(3)
+    x, target = made.noised(x0, eps, t)
+    assert torch.equal(x, TINY.schedule.add_noise(x0, eps, t))
+    assert torch.equal(target, prediction_target(prediction, TINY.schedule, x0, eps, t))
+
+
+def test_images_are_mirrored_half_the_time() -> None:
+    images = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    images[..., 0] = 255
+    x0 = Denoising(replace(TINY, flip=True, batch_size=400), images, CPU).batch(0)[0]
+    left, right = (int((x0[..., column] == 1).all(dim=2).sum()) for column in (0, 3))
+    assert left + right == 400
+    assert 150 < left < 250
 
 
 def test_the_global_random_state_is_left_alone() -> None:
@@ -348,9 +375,9 @@ def test_a_wrong_recipe_is_refused(settings: dict[str, int]) -> None:
 
 
 def test_a_recipe_describes_itself_as_json() -> None:
-    described = recipes.MNIST_RECIPE.describe()
-    assert json.loads(json.dumps(described))["schedule"] == dict(recipes.MNIST_RECIPE.schedule.spec or {})
-    assert described["unet"] == asdict(recipes.MNIST_RECIPE.unet)
+    described = named.MNIST_RECIPE.describe()
+    assert json.loads(json.dumps(described))["schedule"] == dict(named.MNIST_RECIPE.schedule.spec or {})
+    assert described["unet"] == asdict(named.MNIST_RECIPE.unet)
 
 
 def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -363,13 +390,15 @@ def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 
 def test_main_trains(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(recipes._RECIPES, "mnist", TINY)
+    monkeypatch.setitem(named.RECIPES, "mnist", TINY)
     out = folder / "made"
     monkeypatch.setattr(
         sys, "argv", ["train", "mnist", "--data", str(folder), "--out", str(out), "--steps", "2", "--device", "cpu"]
     )
     recipes.main()
-    assert capsys.readouterr().out.strip() == str(out / "mnist.safetensors")
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == str(out / "mnist.safetensors")
+    assert json.loads(shown[1])["step"] == 2
     assert load_bundle(out / "mnist.safetensors").figures["steps"] == 2
 
 
@@ -408,7 +437,7 @@ def test_gradients_that_vanish_or_differ_stop_fast_training() -> None:
 
 def test_fast_training_begins_with_a_look_at_its_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     made = trainer()
-    made.fast, made.forward = True, lambda x, t: made.model(x, t).detach() + 0 * made.model.conv_out.bias.sum()
+    made.fast, made.forward = True, lambda x, t: made.network(x, t).detach() + 0 * made.network.conv_out.bias.sum()
     with pytest.raises(DDIMKitError, match="vanish"):
         next(made.run(progress=False))
     assert made.step == 0

@@ -12,9 +12,12 @@ from torch.nn import functional as F
 from ddimkit import DDIMSampler, WeightsError, load_pretrained
 from ddimkit.quality import Extractor, Quality, Reference, Yardstick, difference, load_yardstick
 from ddimkit.quality import yardstick as yardsticks
-from ddimkit.quality.train import FeatureRecipe, augment, train
+from ddimkit.quality.augment import augment, cover
+from ddimkit.quality.recipe import CIFAR10_FEATURES, FeatureRecipe
+from ddimkit.quality.train import train
 from ddimkit.quality.yardstick import read_yardstick
 from ddimkit.tensorfile import read_tensors
+from ddimkit.training.session import Session
 
 WEIGHTS = Path(yardsticks.__file__).parent / "weights"
 COUNT = 200
@@ -156,7 +159,10 @@ def test_the_recipe_makes_a_yardstick(tmp_path: Path, monkeypatch: pytest.Monkey
         return images, labels
 
     monkeypatch.setattr("ddimkit.quality.train.load_images", load)
-    train(FeatureRecipe(epochs=4, batch_size=32, ema_decay=0.5), tmp_path, tmp_path, device="cpu", progress=False)
+    _, figures = train(
+        FeatureRecipe(epochs=4, batch_size=32, ema_decay=0.5), tmp_path, Session(tmp_path, progress=False), device="cpu"
+    )
+    assert figures["test_accuracy"] > 0.95
     made = read_yardstick("mnist", tmp_path, "train")
     file = read_tensors(tmp_path / "mnist-features.safetensors", kind="ddimkit-features", schema=1)
     assert file.settings["figures"]["test_accuracy"] > 0.95
@@ -175,3 +181,42 @@ def test_the_pixels_mean_and_covariance_are_known(mnist: Yardstick) -> None:
     wide = Extractor(lambda x: x.flatten(1)[:, :3], name="three", sha256="1")
     large = torch.rand(6, 1, 65, 65) * 2 - 1
     assert Yardstick.of(wide, Reference.of("large", wide(large), wide), large, noise_images=6).pixels is None
+
+
+def test_whole_pixels_keep_images_sharp() -> None:
+    """Neither turned nor scaled, an image is moved by whole pixels and mirrored: its values are those it had."""
+    images = torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    recipe = FeatureRecipe(degrees=0, scale=0, shift=3.0, flip=True)
+    moved = augment(images, recipe, torch.Generator().manual_seed(0))
+    places = [(across, down, flip) for across in range(-3, 4) for down in range(-3, 4) for flip in (False, True)]
+    found = set()
+    for before, after in zip(images, moved, strict=True):
+        for across, down, flip in places:
+            wide = F.pad(before.flip(2) if flip else before, (3, 3, 3, 3), value=-1.0)
+            if torch.allclose(after, wide[:, 3 + down : 19 + down, 3 + across : 19 + across], atol=1e-5):
+                found.add((across, down, flip))
+                break
+        else:
+            pytest.fail("an image is not one of the 98 moves")
+    assert len(found) > 30
+
+
+def test_a_square_is_covered_inside_the_image() -> None:
+    images = torch.ones(200, 3, 8, 10)
+    covered = cover(images, 4, torch.Generator().manual_seed(0))
+    assert bool((images == 1).all())
+    hidden = covered[:, 0] == 0
+    assert bool((covered.eq(0) == hidden[:, None]).all())
+    assert hidden.sum(dim=(1, 2)).tolist() == [16] * 200
+    rows, columns = hidden.any(dim=2).float().argmax(dim=1), hidden.any(dim=1).float().argmax(dim=1)
+    assert {int(row) for row in rows} == set(range(5))
+    assert {int(column) for column in columns} == set(range(7))
+
+
+def test_the_recipe_of_cifar10_covers_and_mirrors() -> None:
+    images = torch.ones(8, 3, 32, 32)
+    images[:, :, :, :16] = 0.5
+    changed = augment(images, CIFAR10_FEATURES, torch.Generator().manual_seed(0))
+    assert bool((changed == 0).any(dim=1).sum(dim=(1, 2)).ge(64).all())
+    middle = changed[:, 0, :, 24].amax(dim=1)
+    assert {round(float(value), 3) for value in middle} == {0.5, 1.0}

@@ -12,8 +12,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ddimkit.errors import WeightsError
+from ddimkit.pieces import read_content
 
-__all__ = ["TensorFile", "check_sha256", "read_tensors", "write_tensors"]
+__all__ = ["TensorFile", "check_sha256", "pack_tensors", "read_tensors", "write_tensors"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +42,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, kind: str, schem
         schema: version of its layout.
         settings: JSON values.
     """
-    metadata = {"format": kind, "schema": str(schema), **{key: json.dumps(value) for key, value in settings.items()}}
-    content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
-    content = _sorted_header(content)
+    content = pack_tensors(tensors, kind=kind, schema=schema, settings=settings)
     path.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
+
+
+def pack_tensors(tensors: Mapping[str, Tensor], *, kind: str, schema: int, settings: Mapping[str, Any]) -> bytes:
+    """The content of the file that :func:`write_tensors` writes."""
+    metadata = {"format": kind, "schema": str(schema), **{key: json.dumps(value) for key, value in settings.items()}}
+    content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
+    return _sorted_header(content)
 
 
 def _sorted_header(content: bytes) -> bytes:
@@ -59,10 +65,10 @@ def _sorted_header(content: bytes) -> bytes:
 
 
 def read_tensors(path: Path, *, kind: str, schema: int, sha256: str | None = None) -> TensorFile:
-    """Read what :func:`write_tensors` wrote.
+    """Read what :func:`write_tensors` wrote, or its pieces.
 
     Args:
-        path: the file.
+        path: the file; where it is missing, the pieces that :func:`~ddimkit.pieces.write_pieces` made of it.
         kind: what it must be.
         schema: the version of its layout that the caller reads.
         sha256: what its hash must be; None to take any.
@@ -72,7 +78,7 @@ def read_tensors(path: Path, *, kind: str, schema: int, sha256: str | None = Non
         WeightsError: another hash, no safetensors file, or of another kind or schema.
     """
     path = Path(path)
-    content = path.read_bytes()
+    content = read_content(path)
     found = check_sha256(path, content, sha256)
     try:
         tensors = load(content)

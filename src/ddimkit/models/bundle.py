@@ -18,6 +18,7 @@ from ddimkit.errors import WeightsError
 from ddimkit.loop import Model
 from ddimkit.models.unet import UNet, UNetConfig, channels_last
 from ddimkit.prediction import Clip, DynamicThreshold, Prediction, check_clip, check_prediction
+from ddimkit.published import find_published, weights_folder
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import NoiseSchedule
 from ddimkit.tensorfile import read_tensors, write_tensors
@@ -34,6 +35,7 @@ _KIND = "ddimkit-unet"
 _SCHEMA = 1
 _WEIGHTS = Path(__file__).parent / "weights"
 _PRETRAINED = {"mnist": "9de84233e447979705c35f8f44f6fb946eeded7effbf9c7f3c63130d2df8adaa"}
+_BESIDE = ("cifar10",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,27 +159,35 @@ def load_bundle(path: Path, *, sha256: str | None = None) -> ModelBundle:
         raise WeightsError(f"{path} does not describe a model that this version can build: {error}") from error
 
 
-def load_pretrained(name: str) -> ModelBundle:
-    """A bundled model, from the installed package alone; its hash is checked.
+def load_pretrained(name: str, *, folder: Path | None = None) -> ModelBundle:
+    """A model of ours; its hash is checked. MNIST's is part of the package, CIFAR-10's lies beside it.
 
     Args:
-        name: ``"mnist"``.
+        name: ``"mnist"`` or ``"cifar10"``.
+        folder: where the file of a model that is not part of the package lies, whole or in pieces. By default the folder that the
+            variable ``DDIMKIT_WEIGHTS`` of the environment names, else ``benchmarks/weights`` of a checkout.
 
     Returns:
         the model in eval mode, float32, on the CPU, with its settings.
 
     Raises:
-        ValueError: no model has this name.
-        WeightsError: the file is missing, damaged, or not the one this version was released with.
+        ValueError: no model has this name, or a folder is named for one that is part of the package.
+        WeightsError: the file is missing, damaged, or not one that this version knows; the message says how to come by it.
 
     >>> from ddimkit import DDIMSampler, load_pretrained
     >>> mnist = load_pretrained("mnist")
     >>> mnist.sampler(DDIMSampler, steps=10).sample(mnist.model, (2, *mnist.sample_shape), seed=0).shape
     torch.Size([2, 1, 28, 28])
     """
-    if not isinstance(name, str) or name not in _PRETRAINED:
-        raise ValueError(f"the pretrained models are {', '.join(_PRETRAINED)}, got {name!r}")
-    path = _WEIGHTS / f"{name}.safetensors"
-    if not path.is_file():
-        raise WeightsError(f"{path} is missing: install ddimkit again")
-    return load_bundle(path, sha256=_PRETRAINED[name])
+    if not isinstance(name, str) or name not in (*_PRETRAINED, *_BESIDE):
+        raise ValueError(f"the pretrained models are {', '.join((*_PRETRAINED, *_BESIDE))}, got {name!r}")
+    file = f"{name}.safetensors"
+    if name in _BESIDE:
+        recipe = f"python -m ddimkit.models.train {name} --data DIR"
+        hashes = find_published((file,), folder=folder, recipe=recipe, reader="ddimkit.models.bundle.load_bundle(path)")
+        return load_bundle(weights_folder(folder) / file, sha256=hashes[file])
+    if folder is not None:
+        raise ValueError(f"{name} is part of the package: read a file of your own with load_bundle, got folder={folder}")
+    if not (_WEIGHTS / file).is_file():
+        raise WeightsError(f"{_WEIGHTS / file} is missing: install ddimkit again")
+    return load_bundle(_WEIGHTS / file, sha256=_PRETRAINED[name])

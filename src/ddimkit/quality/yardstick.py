@@ -15,6 +15,7 @@ from torch import Tensor
 from ddimkit.analytic import Gaussian
 from ddimkit.errors import WeightsError
 from ddimkit.noise import STREAM_X_T, keyed_normal
+from ddimkit.published import find_published, published_hashes, weights_folder
 from ddimkit.quality.features import Extractor
 from ddimkit.quality.measure import Quality, judge
 from ddimkit.quality.network import load_network
@@ -22,7 +23,7 @@ from ddimkit.quality.reference import Reference, Training
 from ddimkit.quality.statistics import FeatureStatistics
 from ddimkit.tensorfile import check_sha256
 
-__all__ = ["YARDSTICKS", "Yardstick", "load_yardstick"]
+__all__ = ["YARDSTICKS", "Yardstick", "load_yardstick", "read_yardstick"]
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _SCHEMA = 2
@@ -39,8 +40,10 @@ _PRETRAINED: dict[str, dict[str, str]] = {
 }
 """The hash of each file of the bundled yardsticks."""
 
-YARDSTICKS = tuple(_PRETRAINED)
-"""Names of the bundled yardsticks."""
+_BESIDE = ("cifar10",)
+
+YARDSTICKS = (*_PRETRAINED, *(name for name in _BESIDE if f"{name}-features.safetensors" in published_hashes()))
+"""Names of the yardsticks that this version knows."""
 
 Split = Literal["train", "test"]
 
@@ -100,29 +103,56 @@ class Yardstick:
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def load_yardstick(name: str, split: Split = "test") -> Yardstick:
-    """A bundled yardstick, from the installed package alone; its hashes are checked.
+def load_yardstick(
+    name: str, split: Split = "test", *, folder: Path | None = None, device: torch.device | str = "cpu"
+) -> Yardstick:
+    """A yardstick of ours; its hashes are checked. MNIST's is part of the package, CIFAR-10's lies beside it.
 
     Args:
-        name: ``"mnist"``: a classifier's 64 features.
-        split: the real images to compare with: the 10,000 of the test split, or the 60,000 the model was trained on.
+        name: ``"mnist"``: a classifier's 64 features; ``"cifar10"``: another's 128.
+        split: the real images to compare with: the 10,000 of the test split, or those that the model was trained on.
+        folder: where files that are not part of the package lie, as in :func:`~ddimkit.models.bundle.load_pretrained`.
+        device: where the network runs.
 
     Raises:
-        ValueError: no yardstick has this name, or the data set no such split.
-        WeightsError: a file is missing, damaged, or not the one this version was released with.
+        ValueError: no yardstick has this name, the data set has no such split, or a folder is named for one of the package's.
+        WeightsError: a file is missing, damaged, or not one that this version knows; the message says how to come by it.
     """
-    if name not in _PRETRAINED:
-        raise ValueError(f"the bundled yardsticks are {', '.join(_PRETRAINED) or 'none'}, got {name!r}")
-    return read_yardstick(name, _WEIGHTS, split, _PRETRAINED[name])
+    if name not in (*_PRETRAINED, *_BESIDE):
+        raise ValueError(f"the yardsticks are {', '.join((*_PRETRAINED, *_BESIDE))}, got {name!r}")
+    if name in _BESIDE:
+        recipe = f"python -m ddimkit.quality.train {name} --data DIR"
+        reader = f"ddimkit.quality.yardstick.read_yardstick({name!r}, folder)"
+        hashes = find_published(_files(name, split), folder=folder, recipe=recipe, reader=reader)
+        return read_yardstick(name, weights_folder(folder), split, hashes, device=device)
+    if folder is not None:
+        raise ValueError(f"{name} is part of the package: read files of your own with read_yardstick, got folder={folder}")
+    return read_yardstick(name, _WEIGHTS, split, _PRETRAINED[name], device=device)
 
 
-def read_yardstick(name: str, folder: Path, split: Split = "test", hashes: Mapping[str, str] | None = None) -> Yardstick:
-    """The yardstick whose files ``python -m ddimkit.quality.train`` wrote to a folder; ``hashes`` are those of its files."""
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-    files = [f"{name}-features.safetensors", f"{name}-reference-{split}.safetensors", f"{name}-scale-{split}.json"]
-    network, reference, scale = (_checked(folder / file, (hashes or {}).get(file)) for file in files)
-    extractor, real = load_network(network, name=f"{name} features"), Reference.load(reference)
+def read_yardstick(
+    name: str,
+    folder: Path,
+    split: Split = "test",
+    hashes: Mapping[str, str] | None = None,
+    *,
+    device: torch.device | str = "cpu",
+) -> Yardstick:
+    """The yardstick whose files ``python -m ddimkit.quality.train`` wrote.
+
+    Args:
+        name: the data set.
+        folder: where the files lie.
+        split: the real images to compare with.
+        hashes: the SHA-256 of each file, by its name; None to take any.
+        device: where the network runs.
+
+    Raises:
+        ValueError: an unknown split.
+        WeightsError: a file is missing, damaged, or has another hash.
+    """
+    network, reference, scale = (_checked(folder / file, (hashes or {}).get(file)) for file in _files(name, split))
+    extractor, real = load_network(network, name=f"{name} features", device=device), Reference.load(reference)
     try:
         saved = json.loads(scale.read_text())
         if saved["schema_version"] != _SCHEMA:
@@ -133,6 +163,13 @@ def read_yardstick(name: str, folder: Path, split: Split = "test", hashes: Mappi
         raise WeightsError(f"{scale} is no scale that this version can read: {error}") from error
     floor.label.check(real.label)
     return Yardstick(extractor, real, floor, noise, pixels=pixels)
+
+
+def _files(name: str, split: Split) -> tuple[str, str, str]:
+    """Names of the network, the reference and the scale."""
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    return f"{name}-features.safetensors", f"{name}-reference-{split}.safetensors", f"{name}-scale-{split}.json"
 
 
 def _pixels(real: Tensor | NDArray[np.uint8]) -> Gaussian | None:

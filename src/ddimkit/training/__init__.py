@@ -1,0 +1,1 @@
+"""How networks are trained here, whatever they learn: the trainer, its checkpoints, its pace."""
