@@ -1,13 +1,14 @@
 """What fewer steps cost in quality: the large study of a bundled model, from which presets and `ddimkit recommend` draw.
 
-    python benchmarks/quality_study.py [--model mnist] [--work quality-study] [--samples 10000] [--long 2000] [--noisy 2000]
-                                       [--data DIR] [--since FILE] [--minutes M] [--compile] [--device cpu]
-                                       [--out results/….json] [--pictures DIR] [--install]
+    python benchmarks/quality_study.py [--model mnist] [--weights FOLDER] [--work quality-study] [--samples 10000] [--long 2000]
+                                       [--noisy 2000] [--batch 1000] [--data DIR] [--since FILE] [--minutes M] [--compile]
+                                       [--device cpu] [--out results/….json] [--pictures DIR] [--install]
 
 The work is a sweep whose quality part draws ``--samples`` images of each configuration of up to 100 steps at eta 0, ``--noisy``
 where there is noise, and ``--long`` of more steps. On two CPU cores it takes many hours, on a GPU minutes. It can be stopped and
 taken up again: ``--work`` keeps all images' features, ``--minutes`` ends the drawing in time, and ``--since`` takes from an earlier
-result of the same weights what already rests on as many images. ``--data``, the folder of the original data files, looks for
+result of the same weights what already rests on as many images. ``--weights`` names a folder of one's own with model and yardstick,
+instead of those that are published. ``--data``, the folder of the original data files, looks for
 memorised training images. ``--install`` puts the result into the package.
 """
 
@@ -20,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ddimkit import DDIMSampler, TradeoffCurve, load_pretrained, recommend, sweep
+from _subjects import find_model, find_yardstick, pick_device
+from ddimkit import DDIMSampler, TradeoffCurve, recommend, sweep
 from ddimkit.models.data import load_images
-from ddimkit.quality import Training, Yardstick, load_yardstick, nearest
+from ddimkit.quality import Training, Yardstick, nearest
 from ddimkit.samplers.named import sigma_hat
 from ddimkit.tradeoff import studies
 from ddimkit.tradeoff.charts import draw_charts, save_grid
@@ -47,19 +49,20 @@ def study(arguments: argparse.Namespace, yardstick: Yardstick) -> TradeoffCurve:
         yardstick,
         SampleCounts(arguments.samples, arguments.long, arguments.noisy),
         study=TradeoffCurve.load(arguments.since) if arguments.since else None,
+        batch=arguments.batch,
         reuse=True,
         compile=arguments.compile,
         deadline_seconds=None if arguments.minutes is None else 60 * arguments.minutes,
     )
     with bar:
         return sweep(
-            load_pretrained(arguments.model),
+            find_model(arguments.model, arguments.weights),
             steps=STEPS,
             etas=ETAS,
             samplers=(DDIMSampler, sigma_hat),
             eta_max_steps=100,
             judging=judging,
-            device=arguments.device,
+            device=pick_device(arguments.device),
             out=arguments.work,
             progress=progress,
         )
@@ -77,10 +80,12 @@ def main() -> None:
     """Measure, write everything, and say what follows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mnist")
+    parser.add_argument("--weights", type=Path, help="folder of your own with model and yardstick, instead of the published ones")
     parser.add_argument("--work", type=Path, default=Path("quality-study"), help="keeps what is drawn, the report and the charts")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--long", type=int, default=2000)
     parser.add_argument("--noisy", type=int, default=2000)
+    parser.add_argument("--batch", type=int, help="images drawn at once; 64 on a CPU and 1000 elsewhere by default")
     parser.add_argument("--data", type=Path, help="folder of the original data files, to look for memorised images")
     parser.add_argument("--since", type=Path, help="an earlier result: what rests on as many images there is not drawn again")
     parser.add_argument("--minutes", type=float, help="end the drawing after so long")
@@ -90,7 +95,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="also put the charts there, MODEL-NAME.png")
     parser.add_argument("--install", action="store_true", help="put the result into the package's own data")
     arguments = parser.parse_args()
-    yardstick, real = load_yardstick(arguments.model), None
+    yardstick, real = find_yardstick(arguments.model, arguments.weights, pick_device(arguments.device)), None
     if arguments.data:
         real, others = load_images(arguments.model, arguments.data)[0], load_images(arguments.model, arguments.data, "test")[0]
         yardstick = replace(yardstick, training=Training.of(real, others, yardstick.extractor))

@@ -1,11 +1,12 @@
 """Which sampler and timesteps for a budget of model calls? Samplers, named spacings and searched lists at equal calls and noise.
 
-    python benchmarks/sampler_study.py [--model mnist] [--work sampler-study] [--samples 1000] [--calls 5,6,8,10,15,20,50,100]
-                                       [--evaluations 200] [--minutes M] [--compile] [--device cpu] [--out results/….json]
-                                       [--install]
+    python benchmarks/sampler_study.py [--model mnist] [--weights FOLDER] [--work sampler-study] [--samples 1000]
+                                       [--calls 5,6,8,10,15,20,50,100] [--evaluations 200] [--batch 1000] [--minutes M]
+                                       [--compile] [--device cpu] [--out results/….json] [--install]
 
 Lists are searched first: by the exact error on the Gaussian of the real images' pixels, and by the distance of the network's
 few-step images to its own 200-step ones, in features. Everything drawn and found is kept in ``--work``; a later call goes on there.
+``--weights`` names a folder of one's own with model and yardstick, instead of those that are published.
 """
 
 import argparse
@@ -18,9 +19,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ddimkit import ModelBundle, PlanSampler, load_pretrained, optimize_timesteps
+from _subjects import find_model, find_yardstick, pick_device
+from ddimkit import ModelBundle, PlanSampler, optimize_timesteps
 from ddimkit.optimize import GaussianObjective, NetworkObjective
-from ddimkit.quality import Yardstick, load_yardstick
+from ddimkit.quality import Yardstick
 from ddimkit.samplers.named import MAKERS
 from ddimkit.tradeoff import studies
 from ddimkit.tradeoff.budget import BudgetResult, BudgetStudy, SearchedList, budget_findings
@@ -86,6 +88,7 @@ def judge(
             arguments.samples,
             yardstick,
             device=device,
+            batch=arguments.batch,
             path=path,
             end=arguments.end,
             whole_batches=arguments.compile,
@@ -100,21 +103,26 @@ def main() -> None:
     """Search, judge, say what follows, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mnist")
+    parser.add_argument("--weights", type=Path, help="folder of your own with model and yardstick, instead of the published ones")
     parser.add_argument("--work", type=Path, default=Path("sampler-study"), help="keeps what is drawn and found")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument(
         "--calls", type=lambda text: [int(part) for part in text.split(",")], default=[5, 6, 8, 10, 15, 20, 50, 100]
     )
     parser.add_argument("--evaluations", type=int, default=200, help="of the network objective, for each list")
+    parser.add_argument("--batch", type=int, help="images drawn at once; 64 on a CPU and 1000 elsewhere by default")
     parser.add_argument("--minutes", type=float, default=1e9, help="end the work after so long")
     parser.add_argument("--compile", action="store_true", help="draw with the model compiled")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device")
     parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
     parser.add_argument("--install", action="store_true", help="put the result into the package's own data")
     arguments = parser.parse_args()
-    arguments.end, device = time.monotonic() + 60 * arguments.minutes, torch.device(arguments.device)
+    arguments.end, device = time.monotonic() + 60 * arguments.minutes, pick_device(arguments.device)
     (arguments.work / "drawn").mkdir(parents=True, exist_ok=True)
-    bundle, yardstick = load_pretrained(arguments.model), load_yardstick(arguments.model)
+    bundle, yardstick = (
+        find_model(arguments.model, arguments.weights),
+        find_yardstick(arguments.model, arguments.weights, device),
+    )
     bundle.model.to(device)
     if arguments.compile:
         bundle.model.compile(dynamic=False)

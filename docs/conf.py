@@ -18,7 +18,7 @@ import ddimkit  # noqa: E402
 import promises_table  # noqa: E402
 import speed_page  # noqa: E402
 import study_page  # noqa: E402
-from ddimkit import cli  # noqa: E402
+from ddimkit import cli, published  # noqa: E402
 from ddimkit.tradeoff import studies  # noqa: E402
 
 project = "ddimkit"
@@ -173,7 +173,7 @@ class Study(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        for path in (Path(study_page.__file__), *Path(studies.__file__).parent.glob("data/*.json")):
+        for path in (Path(study_page.__file__), published.HASHES, *Path(studies.__file__).parent.glob("data/*.json")):
             self.env.note_dependency(str(path))
         return self.parse_text_to_nodes(study_page.page(self.arguments[0]), allow_section_headings=True)
 

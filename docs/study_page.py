@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from ddimkit import load_pretrained
+from ddimkit.published import published_hashes
 from ddimkit.tradeoff.findings import lines, refining
 from ddimkit.tradeoff.presets import Choice, choices
 from ddimkit.tradeoff.quality_findings import quality_findings
@@ -11,9 +12,13 @@ from ddimkit.tradeoff.report import QUALITY_COLUMNS, quality_cells
 from ddimkit.tradeoff.results import TradeoffCurve
 from ddimkit.tradeoff.studies import find_study
 
+_BESIDE = ("cifar10",)
+
 
 def page(name: str) -> str:
-    """What the study of a bundled model says; that there is none, where no study is of its very weights."""
+    """What the study of a model of ours says; that there is none, where no weights have been published or no study is of them."""
+    if name in _BESIDE and f"{name}.safetensors" not in published_hashes():
+        return f"No weights of the {name} model have been published yet, and so no study of them.\n"
     bundle = load_pretrained(name)
     study = find_study(bundle)
     if study is None:

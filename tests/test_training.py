@@ -21,6 +21,7 @@ from ddimkit.models.recipe import CIFAR10_RECIPE, Recipe, named_schedule
 from ddimkit.models.train import Denoising
 from ddimkit.pieces import MOST_BYTES
 from ddimkit.quality import train as classifying
+from ddimkit.quality import yardstick as yardsticks
 from ddimkit.quality.network import FeatureNetworkConfig
 from ddimkit.quality.recipe import CIFAR10_FEATURES, FeatureRecipe
 from ddimkit.quality.train import Classifier, Classifying
@@ -338,6 +339,7 @@ def test_what_the_command_line_changes(
 def test_a_feature_network_of_cifar10_is_trained_in_sittings(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(yardsticks, "_MOST_PIXELS", 0)  # the spectrum of the pixels takes half a minute
     monkeypatch.setitem(classifying._RECIPES, "cifar10", replace(FEATURES, epochs=20, learning_rate=0.02))
     out = data / "out"
     places = ("--data", str(data), "--out", str(out))

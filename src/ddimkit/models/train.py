@@ -101,7 +101,7 @@ class Denoising:
 
 def make_bundle(trainer: Trainer[UNet], task: Denoising) -> ModelBundle:
     """The averaged weights as a model, with the run's figures."""
-    run = {"steps": trainer.step, "loss": trainer.loss, "images": len(task.images), "fast": trainer.fast}
+    run = {"steps": trainer.step, "loss": trainer.loss, "images": len(task.images)}
     recipe = task.recipe
     return ModelBundle(
         trainer.averaged(),

@@ -15,6 +15,7 @@ from torch import Tensor
 from ddimkit.analytic import Gaussian
 from ddimkit.errors import WeightsError
 from ddimkit.noise import STREAM_X_T, keyed_normal
+from ddimkit.pieces import has_content, read_content
 from ddimkit.published import find_published, published_hashes, weights_folder
 from ddimkit.quality.features import Extractor
 from ddimkit.quality.measure import Quality, judge
@@ -154,7 +155,7 @@ def read_yardstick(
     network, reference, scale = (_checked(folder / file, (hashes or {}).get(file)) for file in _files(name, split))
     extractor, real = load_network(network, name=f"{name} features", device=device), Reference.load(reference)
     try:
-        saved = json.loads(scale.read_text())
+        saved = json.loads(read_content(scale))
         if saved["schema_version"] != _SCHEMA:
             raise ValueError(f"schema {saved['schema_version']}, this version reads {_SCHEMA}")
         floor, noise = (Quality.from_dict(saved[end]) for end in ("floor", "noise"))
@@ -189,7 +190,7 @@ def _pixels(real: Tensor | NDArray[np.uint8]) -> Gaussian | None:
 
 
 def _checked(path: Path, sha256: str | None) -> Path:
-    if not path.is_file():
+    if not has_content(path):
         raise WeightsError(f"{path} is missing: install ddimkit again, or train it as the documentation says")
-    check_sha256(path, path.read_bytes(), sha256)
+    check_sha256(path, read_content(path), sha256)
     return path
