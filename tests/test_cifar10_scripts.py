@@ -148,6 +148,7 @@ def test_table_1_of_a_model_of_ours(script: Any, own: Path, tmp_path: Path, monk
     options = ("--weights", own, "--yardstick", own, "--images", 5, "--steps", "3,20", "--rows", "eta 0")
     cells = table(script, monkeypatch, tmp_path, *options)
     assert [(c["steps"], c["paper"], len(c["timesteps"])) for c in cells] == [(3, None, 3), (20, 6.84, 20)]
+    assert {c["record"]["settings"]["clip"] for c in cells} == {None}  # though the model's own samplers clip
 
 
 def test_table_1_by_inceptions_features(
@@ -158,11 +159,15 @@ def test_table_1_by_inceptions_features(
     for name, count in [*((f"data_batch_{i}", 20) for i in range(1, 6)), ("test_batch", 30)]:
         images, labels = numbers.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8), np.zeros(count, np.uint8)
         (tmp_path / f"{name}.bin").write_bytes(cifar(images, labels))
-    asked: list[Path] = []
+    asked, seen = list[Path](), list[int]()
+
+    def features(x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return x.mean(dim=3).flatten(1)[:, ::9]
 
     def small(weights: Path, **_: object) -> Extractor:
         asked.append(weights)
-        return Extractor(lambda x: x.mean(dim=3).flatten(1)[:, ::9], "Inception 2048", "abc")
+        return Extractor(features, "Inception 2048", "abc")
 
     monkeypatch.setattr(inception, "inception_extractor", small)
     monkeypatch.setattr(Yardstick, "of", classmethod(lambda cls, extractor, reference, real: cls(extractor, reference, None, None)))
@@ -171,6 +176,7 @@ def test_table_1_by_inceptions_features(
     for _ in range(2):
         label = table(script, monkeypatch, tmp_path, *options, *given)[0]["quality"]["label"]
     assert asked == [tmp_path / "inception.safetensors"] * 2
+    assert seen.count(100) == 1  # the second sitting has the training images' features
     assert (label["extractor"], label["reference"], label["images"]) == ("Inception 2048", "cifar10 train", 100)
     assert "by Inception 2048" in capsys.readouterr().out
     for wrong, message in ((given[:2], "go together"), (("--rows", "eta 3"), "must be of")):
@@ -233,7 +239,7 @@ def test_what_is_published_is_found_and_what_is_not_fit_is_not(
     assert load_pretrained("cifar10").name == "cifar10"
     assert not has_content(to / "cifar10-features.safetensors")
     monkeypatch.setattr(module, "MOST_BYTES", 1000)
-    run(module, monkeypatch, own)
+    run(module, monkeypatch, own, "--what", "features")
     whole = (own / "cifar10-features.safetensors").read_bytes()
     known = json.loads(hashes.read_text())
     assert len(known) == 6
