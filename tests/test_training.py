@@ -343,6 +343,8 @@ def test_a_feature_network_of_cifar10_is_trained_in_sittings(
     monkeypatch.setitem(classifying._RECIPES, "cifar10", replace(FEATURES, epochs=20, learning_rate=0.02))
     out = data / "out"
     places = ("--data", str(data), "--out", str(out))
+    out.mkdir()
+    save_checkpoint(trainer(), out / "checkpoint.safetensors")  # a diffusion model's, in the same folder
     run(classifying, monkeypatch, *places, "--minutes", "0")
     assert json.loads(capsys.readouterr().out.splitlines()[1])["step"] == 50  # one report, of 120 steps
     assert not list(out.glob("cifar10-*"))

@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--device", help="cpu or cuda; CUDA if there is one by default")
     parser.add_argument("--fast", action=argparse.BooleanOptionalAction, help="compile, and train in bfloat16; on CUDA by default")
     arguments = parser.parse_args()
-    recipe, session = _RECIPES[arguments.recipe], Session(arguments.out, arguments.portable, arguments.minutes)
+    recipe, session = _RECIPES[arguments.recipe], Session(arguments.out, arguments.portable, arguments.minutes, prefix="features-")
     try:
         recipe = recipe if arguments.epochs is None else replace(recipe, epochs=arguments.epochs)
         folder, figures = train(recipe, arguments.data, session, device=arguments.device, fast=arguments.fast)

@@ -33,6 +33,7 @@ class Session:
         progress: whether to show a progress bar.
         save_seconds: between checkpoints.
         report_every: steps between lines of the log; checkpoints are written there only.
+        prefix: what the names of checkpoints and log begin with, where runs of different networks share a folder.
 
     Raises:
         ValueError: fewer than one step between reports.
@@ -44,6 +45,7 @@ class Session:
     progress: bool = True
     save_seconds: float = 180.0
     report_every: int = 50
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         if self.report_every < 1:
@@ -82,21 +84,28 @@ class Session:
         return {"step": trainer.step, "loss": trainer.loss, **clock.summary()}
 
     def _resume(self, trainer: Trainer[nn.Module]) -> None:
-        checkpoint = self.out / "checkpoint.safetensors"
-        if checkpoint.exists():
-            load_checkpoint(trainer, checkpoint)
-        elif self.portable is not None and has_content(self.portable / PORTABLE):
-            load_portable(trainer, self.portable / PORTABLE)
+        if self._checkpoint.exists():
+            load_checkpoint(trainer, self._checkpoint)
+        elif self._pieces is not None and has_content(self._pieces):
+            load_portable(trainer, self._pieces)
 
     def _save(self, trainer: Trainer[nn.Module]) -> None:
-        save_checkpoint(trainer, self.out / "checkpoint.safetensors")
-        if self.portable is not None:
-            self.portable.mkdir(parents=True, exist_ok=True)
-            save_portable(trainer, self.portable / PORTABLE)
+        save_checkpoint(trainer, self._checkpoint)
+        if self._pieces is not None:
+            self._pieces.parent.mkdir(parents=True, exist_ok=True)
+            save_portable(trainer, self._pieces)
 
     def _log(self, line: dict[str, float]) -> None:
-        with (self.out / "log.jsonl").open("a") as log:
+        with (self.out / f"{self.prefix}log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.out / f"{self.prefix}checkpoint.safetensors"
+
+    @property
+    def _pieces(self) -> Path | None:
+        return None if self.portable is None else self.portable / f"{self.prefix}{PORTABLE}"
 
 
 def pick_device(name: str | None) -> torch.device:
