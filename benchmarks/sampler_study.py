@@ -25,7 +25,7 @@ from ddimkit.optimize import GaussianObjective, NetworkObjective
 from ddimkit.quality import Yardstick
 from ddimkit.samplers.named import MAKERS
 from ddimkit.tradeoff import studies
-from ddimkit.tradeoff.budget import BudgetResult, BudgetStudy, SearchedList, budget_findings
+from ddimkit.tradeoff.budget import BudgetResult, BudgetStudy, SearchedList, budget_findings, halves
 from ddimkit.tradeoff.judging import draw
 from ddimkit.tradeoff.studies import find_study, identity
 from ddimkit.tradeoff.timing import describe_machine, versions
@@ -94,8 +94,11 @@ def judge(
             whole_batches=arguments.compile,
         )
         if len(drawn) == arguments.samples:
-            quality = yardstick.judge_features(drawn.features.numpy(), range(len(drawn)))
-            results.append(BudgetResult(name, calls, spacing, tuple(sampler.timesteps), quality))
+            features = drawn.features.numpy()
+            quality = yardstick.judge_features(features, range(len(drawn)))
+            results.append(
+                BudgetResult(name, calls, spacing, tuple(sampler.timesteps), quality, halves(features, yardstick.reference))
+            )
     return results
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ddimkit import ModelBundle, NoiseSchedule, TradeoffCurve
 from ddimkit.quality import Estimate, Label, Quality
+from ddimkit.tradeoff.budget import BudgetResult
 from ddimkit.tradeoff.results import ConfigurationResult, Spread
 from probes import Counting, smooth
 
@@ -101,6 +102,14 @@ def quality(distance: float, *, width: float = 0.001, common: float = 0.02, coun
     estimate = Estimate(distance, tuple(float(r) for r in replicates))
     return Quality(
         LABEL, ((0, count),), estimate, estimate, Estimate(0.9, (0.9,) * 400), Estimate(0.8, (0.8,) * 400), count, (), None
+    )
+
+
+def budgeted(sampler: str, calls: int, distance: float, spacing: str = "trailing", timesteps: Sequence[int] = ()) -> BudgetResult:
+    """A sampler at a number of calls, both halves of whose images are like the whole."""
+    whole = quality(distance)
+    return BudgetResult(
+        sampler, calls, spacing, tuple(timesteps) or tuple(range(calls, 0, -1)), whole, (whole.kernel, whole.kernel)
     )
 
 

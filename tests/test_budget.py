@@ -5,18 +5,20 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from curves import budgeted as result
 from curves import quality, toy
 from ddimkit import DDIMKitError
+from ddimkit.quality import Estimate, Extractor
+from ddimkit.quality.estimate import bootstrap_weights, estimate_kernel
+from ddimkit.quality.reference import Reference
 from ddimkit.tradeoff import studies
-from ddimkit.tradeoff.budget import BudgetResult, BudgetStudy, SearchedList, budget_findings
+from ddimkit.tradeoff.budget import BudgetResult, BudgetStudy, SearchedList, best_of, budget_findings, halves
 from ddimkit.tradeoff.studies import find_budget_study, identity
-
-
-def result(sampler: str, calls: int, distance: float, spacing: str = "trailing") -> BudgetResult:
-    return BudgetResult(sampler, calls, spacing, tuple(range(calls)[::-1]), quality(distance))
 
 
 def study(*results: BudgetResult, **changes) -> BudgetStudy:
@@ -26,18 +28,67 @@ def study(*results: BudgetResult, **changes) -> BudgetStudy:
     )
 
 
+def estimate(value: float, errors: NDArray[np.float64]) -> Estimate:
+    """A figure whose replicates have these errors."""
+    return Estimate(value, tuple((value + errors).tolist()))
+
+
 STUDY = study(result("ddim", 5, 3.0), result("dpm-2m", 5, 1.0), result("ddim", 10, 2.0), result("ddim", 50, 1.0))
 
 
 def test_the_best_of_each_budget_is_named_beside_the_references() -> None:
     said = budget_findings(STUDY, {"DDIM-50": quality(1.0, common=0.02, width=0.002), "DDPM-1000": quality(1.5)})
-    assert said.pop(0).startswith("The best of a budget is chosen and judged on the same images")
     assert said[0].startswith("At 5 calls the best is dpm-2m-5 trailing: kernel distance 1 (")
+    assert "by images that did not choose it; " in said[0]
     assert said[0].endswith("no different from DDIM-50, better than DDPM-1000.")
     assert "the best is ddim-10 trailing: kernel distance 2" in said[1]
     assert said[1].endswith("worse than DDIM-50, worse than DDPM-1000.")
     assert len(said) == 3
-    assert budget_findings(STUDY, {})[1].endswith(").")
+    assert budget_findings(STUDY, {})[1].endswith("that did not choose it.")
+
+
+def test_a_choice_among_equals_is_not_flattered() -> None:
+    """Twenty samplers of the same true distance, judged on the same images again and again."""
+    random, plain, fair, covered, beside = np.random.default_rng(0), list[float](), list[float](), 0, 0
+    for _ in range(200):
+        common, shared = random.normal(size=2), random.normal(size=(2, 400))
+        results = []
+        for i in range(20):
+            own, errors = random.normal(size=2), shared + random.normal(size=(2, 400))
+            both = tuple(estimate(1 + common[half] + own[half], errors[half]) for half in (0, 1))
+            whole = replace(quality(1.0), kernel=estimate(1 + (common + own).mean(), errors.mean(axis=0)))
+            results.append(replace(result("ddim", 5, 0.0, str(i)), quality=whole, halves=both))
+        best, distance = best_of(results)
+        plain.append(best.quality.kernel.value)
+        fair.append(distance.value)
+        low, high = distance.interval()
+        covered += low <= 1 <= high
+        beside += (distance - estimate(1 + common.mean(), shared.mean(axis=0))).is_zero
+    assert np.mean(plain) < 0
+    assert np.mean(fair) == pytest.approx(1, abs=0.2)
+    # Of 200; 95 % intervals that the choice between the halves makes a little short.
+    assert 174 < covered < 198
+    assert 174 < beside < 198
+
+
+def test_what_is_clearly_best_is_left_as_it_is() -> None:
+    best, distance = best_of(STUDY.at(5))
+    assert best.sampler == "dpm-2m"
+    assert distance == best.quality.kernel
+    with pytest.raises(ValueError, match="at least one result"):
+        best_of([])
+
+
+def test_halves_are_the_even_and_the_odd_seeds() -> None:
+    x = np.random.default_rng(0).normal(size=(40, 4))
+    x[1::2] += 5
+    reference = Reference.of("toy", np.random.default_rng(1).normal(size=(100, 4)), Extractor(lambda x: x, name="any", sha256="1"))
+    even, odd = halves(x, reference)
+    assert abs(even.value) < 1 < odd.value
+    whole = estimate_kernel(x[1::2], reference.kernel, bootstrap_weights(range(1, 40, 2)))
+    assert odd == whole
+    with pytest.raises(ValueError, match="at least 5 images each are needed, got 9"):
+        halves(x[:9], reference)
 
 
 def test_searched_lists_are_held_against_the_best_named_spacing() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from curves import LINE, judged, quality, study, toy
+from curves import LINE, budgeted, judged, study, toy
 from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, DPMSolverPPSampler, ModelBundle, NoiseSchedule, preset
 from ddimkit.samplers.named import sigma_hat
 from ddimkit.tradeoff import presets
@@ -56,7 +56,7 @@ def test_a_sampler_known_to_suffice_beats_the_closest_of_those_that_are_not() ->
     """Though it takes more calls."""
     known = study(*judged({10: 9.0, 100: 9.5}))
     assert from_study(known)["interactive"].steps == 10
-    found = from_study(known, budget(BudgetResult("dpm-2m", 15, "trailing", tuple(range(15, 0, -1)), quality(1.0))))
+    found = from_study(known, budget(budgeted("dpm-2m", 15, 1.0)))
     assert [found[name].steps for name in ("realtime", "interactive", "production")] == [15, 15, 18]
 
 
@@ -80,11 +80,11 @@ def test_a_preview_can_be_refined() -> None:
 def test_samplers_that_need_fewer_calls_take_their_place() -> None:
     known = study(*judged(LINE))
     results = [
-        BudgetResult("dpm-2m", 6, "trailing", (9, 8, 7, 6, 5, 4), quality(1.7)),  # keeps 0.6
-        BudgetResult("unipc-2", 8, "network", (9, 8, 7, 6, 5, 4, 3, 1), quality(1.1)),  # keeps 0.9, not within the tolerance
-        BudgetResult("dpm-2m-sde", 5, "trailing", (9, 8, 7, 6, 5), quality(1.0)),  # keeps all, but adds noise
-        BudgetResult("dpm-3m", 20, "log_snr", tuple(range(20, 0, -1)), quality(1.0)),
-        BudgetResult("mine", 2, "trailing", (9, 4), quality(1.0)),
+        budgeted("dpm-2m", 6, 1.7, timesteps=(9, 8, 7, 6, 5, 4)),  # keeps 0.6
+        budgeted("unipc-2", 8, 1.1, "network", (9, 8, 7, 6, 5, 4, 3, 1)),  # keeps 0.9, not within the tolerance
+        budgeted("dpm-2m-sde", 5, 1.0, timesteps=(9, 8, 7, 6, 5)),  # keeps all, but adds noise
+        budgeted("dpm-3m", 20, 1.0, "log_snr"),
+        budgeted("mine", 2, 1.0, timesteps=(9, 4)),
     ]
     found = from_study(known, budget(*results))
     assert [(c.sampler, c.steps) for c in found.values()] == [
@@ -104,7 +104,7 @@ def test_samplers_that_need_fewer_calls_take_their_place() -> None:
 def test_presets_of_searched_lists_and_other_spacings_are_made(spacing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presets, "find_study", lambda model: study(*judged(LINE)))
     times = DDIMSampler(SCHEDULE, steps=6, spacing="log_snr").timesteps
-    known = budget(BudgetResult("dpm-2m", 6, spacing, times, quality(1.0)))
+    known = budget(budgeted("dpm-2m", 6, 1.0, spacing, times))
     monkeypatch.setattr(presets, "find_budget_study", lambda model: known)
     made = preset("interactive", model=bundle())
     assert isinstance(made, DPMSolverPPSampler)
