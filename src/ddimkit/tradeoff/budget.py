@@ -131,7 +131,8 @@ def _listed(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 def _result(saved: Mapping[str, Any]) -> BudgetResult:
     even, odd = (Estimate(float(half["value"]), tuple(half["replicates"])) for half in saved["halves"])
-    return BudgetResult(**{**_listed(saved), "quality": Quality.from_dict(saved["quality"]), "halves": (even, odd)})
+    fields: dict[str, Any] = {**_listed(saved), "quality": Quality.from_dict(saved["quality"]), "halves": (even, odd)}
+    return BudgetResult(**fields)
 
 
 def halves(features: ArrayLike, reference: Reference) -> tuple[Estimate, Estimate]:
