@@ -2,7 +2,7 @@
 
     python benchmarks/sampler_study.py [--model mnist] [--weights FOLDER] [--work sampler-study] [--samples 1000]
                                        [--calls 5,6,8,10,15,20,50,100] [--evaluations 200] [--batch 1000] [--minutes M]
-                                       [--compile] [--device cpu] [--out results/….json] [--install]
+                                       [--compile] [--device cpu] [--out results/….json] [--pictures DIR] [--install]
 
 Lists are searched first: by the exact error on the Gaussian of the real images' pixels, and by the distance of the network's
 few-step images to its own 200-step ones, in features. Everything drawn and found is kept in ``--work``; a later call goes on there.
@@ -26,8 +26,9 @@ from ddimkit.quality import Yardstick
 from ddimkit.samplers.named import MAKERS
 from ddimkit.tradeoff import studies
 from ddimkit.tradeoff.budget import BudgetResult, BudgetStudy, SearchedList, budget_findings, halves
+from ddimkit.tradeoff.budget_chart import draw_budget
 from ddimkit.tradeoff.judging import draw
-from ddimkit.tradeoff.studies import find_study, identity
+from ddimkit.tradeoff.studies import budget_references, identity
 from ddimkit.tradeoff.timing import describe_machine, versions
 
 SAMPLERS = ("ddim", "dpm-2m", "dpm-3m", "unipc-2", "unipc-3")
@@ -118,6 +119,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="draw with the model compiled")
     parser.add_argument("--device")
     parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
+    parser.add_argument("--pictures", type=Path, help="also put the chart there, MODEL-budget.png")
     parser.add_argument("--install", action="store_true", help="put the result into the package's own data")
     arguments = parser.parse_args()
     arguments.end, device = time.monotonic() + 60 * arguments.minutes, pick_device(arguments.device)
@@ -134,11 +136,12 @@ def main() -> None:
     study = BudgetStudy(identity(bundle), describe_machine(device), versions(), tuple(results), tuple(lists))
     result = arguments.work / "results.json"
     study.save(result)
-    references = {f"DDIM-{r.calls}": r.quality for calls in (50, 100) if (r := study.find("ddim", calls)) is not None}
-    earlier = find_study(bundle)
-    if earlier is not None and earlier.baseline.quality is not None:
-        references[earlier.baseline.label] = earlier.baseline.quality
+    references = budget_references(study, bundle)
     print("\n".join(budget_findings(study, references)))
+    if study.results:
+        picture = draw_budget(study, arguments.work / "budget.png", references)
+        if arguments.pictures:
+            shutil.copyfile(picture, arguments.pictures / f"{arguments.model}-budget.png")
     targets = [arguments.out] if arguments.out else []
     targets += [Path(studies.__file__).parent / "data" / f"{arguments.model}.budget.json"] if arguments.install else []
     for target in targets:

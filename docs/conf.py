@@ -175,7 +175,17 @@ class Study(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         for path in (Path(study_page.__file__), published.HASHES, *Path(studies.__file__).parent.glob("data/*.json")):
             self.env.note_dependency(str(path))
-        return self.parse_text_to_nodes(study_page.page(self.arguments[0]), allow_section_headings=True)
+        return self.parse_text_to_nodes(self.page(self.arguments[0]), allow_section_headings=True)
+
+    @staticmethod
+    def page(name: str) -> str:
+        return study_page.page(name)
+
+
+class Budget(Study):
+    """Which sampler and timesteps for a number of model calls."""
+
+    page = staticmethod(study_page.budget_page)
 
 
 class Benchmark(SphinxDirective):
@@ -196,5 +206,6 @@ def setup(app: Sphinx) -> None:
     app.add_directive("command-line", CommandLine)
     app.add_directive("study", Study)
     app.add_directive("benchmark", Benchmark)
+    app.add_directive("budget", Budget)
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("missing-reference", resolve_public_name)

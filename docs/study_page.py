@@ -1,44 +1,96 @@
 """The figures of a committed study as Markdown: scale, curve, recommendation and presets, all computed from its results."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from ddimkit import load_pretrained
+from ddimkit import ModelBundle, load_pretrained
 from ddimkit.published import published_hashes
+from ddimkit.tradeoff.budget import SEARCHED, BudgetStudy, best_of, budget_findings
 from ddimkit.tradeoff.findings import lines, refining
 from ddimkit.tradeoff.presets import Choice, choices
 from ddimkit.tradeoff.quality_findings import quality_findings
 from ddimkit.tradeoff.recommend import recommend
 from ddimkit.tradeoff.report import QUALITY_COLUMNS, quality_cells
 from ddimkit.tradeoff.results import TradeoffCurve
-from ddimkit.tradeoff.studies import find_study
+from ddimkit.tradeoff.studies import budget_references, find_budget_study, find_study
 
 _BESIDE = ("cifar10",)
+_STATIC = Path(__file__).parent / "_static"
 
 
 def page(name: str) -> str:
     """What the study of a model of ours says; that there is none, where no weights have been published or no study is of them."""
-    if name in _BESIDE and f"{name}.safetensors" not in published_hashes():
+    bundle = _model(name)
+    if bundle is None:
         return f"No weights of the {name} model have been published yet, and so no study of them.\n"
-    bundle = load_pretrained(name)
     study = find_study(bundle)
     if study is None:
         return f"No study of the bundled {name} model's present weights has been made yet.\n"
     parts = [
-        f"Measured on {study.machine.get('gpu') or study.machine['processor']}, torch {study.versions['torch']}; weights "
-        f"SHA-256 {study.model['weights_sha256'][:12]}….",
+        _about(study),
         "## The scale",
         _table(QUALITY_COLUMNS[:-2], _scale(study)),
         "## The curve",
+        _picture(name, "quality", "quality against steps"),
         _table(QUALITY_COLUMNS, _curve(study)),
         "\n".join(f"- {finding}" for finding in quality_findings(study, lines(study, every_eta=True))),
+        _picture(name, "samples", "the same seeds in every configuration"),
         "## How few steps are enough",
         "\n".join(f"- {reason}" for reason in recommend(study).reasons),
         "## Presets",
         _presets(choices(bundle), choices(bundle, refinable=False)),
         "## Refining",
         refining(study) or "",
+        _picture(name, "nearest", "images drawn, and below each the training image nearest to it"),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def budget_page(name: str) -> str:
+    """Which sampler and timesteps for a number of model calls, by the study of a model of ours; that there is none."""
+    bundle = _model(name)
+    study = None if bundle is None else find_budget_study(bundle)
+    if bundle is None or study is None or not study.results:
+        return f"No study of samplers and timestep lists of the {name} model's present weights has been made yet.\n"
+    references = budget_references(study, bundle)
+    parts = [
+        _about(study),
+        _picture(name, "budget", "kernel distance against model calls"),
+        _table(("model calls", "sampler", "timesteps", "kernel distance, chosen by other images"), _best(study)),
+        "\n".join(f"- {finding}" for finding in budget_findings(study, references)),
+        "## What the search found",
+        _table(("sampler", "calls", "objective", "timesteps", "what came of it"), _lists(study)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _model(name: str) -> ModelBundle | None:
+    published = name not in _BESIDE or f"{name}.safetensors" in published_hashes()
+    return load_pretrained(name) if published else None
+
+
+def _about(study: TradeoffCurve | BudgetStudy) -> str:
+    place = study.machine.get("gpu") or study.machine["processor"]
+    return f"Measured on {place}, torch {study.versions['torch']}; weights SHA-256 {study.model['weights_sha256'][:12]}…."
+
+
+def _picture(model: str, name: str, words: str) -> str:
+    file = f"{model}-{name}.png"
+    return f"![{words[0].upper()}{words[1:]}](_static/{file})" if (_STATIC / file).exists() else ""
+
+
+def _best(study: BudgetStudy) -> list[Sequence[str]]:
+    rows = []
+    for calls in study.budgets:
+        best, distance = best_of(study.at(calls))
+        low, high = distance.interval()
+        times = best.spacing if best.spacing not in SEARCHED else f"{best.spacing}: {', '.join(map(str, best.timesteps))}"
+        rows.append((str(calls), best.sampler, times, f"{distance.value:.4f} ({low:.4f} to {high:.4f})"))
+    return rows
+
+
+def _lists(study: BudgetStudy) -> list[Sequence[str]]:
+    return [(x.sampler, str(x.calls), x.objective, ", ".join(map(str, x.timesteps)), x.reason) for x in study.lists]
 
 
 def _scale(study: TradeoffCurve) -> list[Sequence[str]]:

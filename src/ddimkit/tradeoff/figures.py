@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["BASE", "COLOURS", "INK", "SOFT", "new_figure", "new_panels", "place", "save_figure", "style", "whiskers"]
 
 INK, BASE, SOFT = "#1f4e79", "#b5482f", "#8a8f98"
-COLOURS = ("#1f4e79", "#2a9d8f", "#e0a030", "#b5482f", "#6a4c93", "#8a8f98")
+COLOURS = ("#1f4e79", "#2a9d8f", "#e0a030", "#b5482f", "#6a4c93", "#8a8f98", "#c46ea1", "#4c7a34")
 _DPI = 130
 
 
@@ -32,12 +32,12 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def new_panels(width: float, height: float, count: int) -> tuple[Figure, list[Axes]]:
-    """A figure with styled pairs of axes side by side, in inches."""
+def new_panels(width: float, height: float, columns: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure with styled pairs of axes, row by row, in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    panels = list(figure.subplots(1, count, squeeze=False)[0])
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in panels:
         style(axes)
     return figure, panels
