@@ -53,7 +53,8 @@ def compare(name: str, bundle: ModelBundle, arguments: argparse.Namespace, devic
     runs: dict[str, dict[int, Tensor]] = {}
     for precision in ("float32", *arguments.precisions):
         fast = accelerate(bundle.model, device=device, precision=precision, compile=arguments.compile)  # type: ignore[arg-type]
-        runs[precision] = walk(sampler, fast, bundle, arguments)
+        with torch.backends.cudnn.flags(allow_tf32=False):  # else float32 would be half precision too
+            runs[precision] = walk(sampler, fast, bundle, arguments)
     exact = runs["float32"]
     last, wanted = exact[sampler.nfe], judge(exact[sampler.nfe])
     drift = {p: {step: rms(x, exact[step]) for step, x in runs[p].items()} for p in arguments.precisions}

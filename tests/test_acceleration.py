@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddimkit import DDIMSampler, ModelBundle, NoiseSchedule, accelerate, acceleration
+from ddimkit import DDIMSampler, ModelBundle, NoiseSchedule, _compilers, accelerate, acceleration
+from ddimkit._compilers import has_compiler
 from ddimkit.graphs import capture
 from probes import column, normal
 
@@ -68,13 +69,14 @@ def test_layout_is_left_alone_where_asked_or_of_no_use() -> None:
 def test_compiled_where_there_is_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[object] = []
     monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
-    monkeypatch.setattr(shutil, "which", lambda name: "here" if name == "clang++" else None)
+    monkeypatch.setenv("CXX", "mine")
+    monkeypatch.setattr(shutil, "which", lambda name: "here" if name == "mine" else None)
     given = model()
     fast = accelerate(given)
     assert fast.choices.compile
     assert compiled == [given]
     assert "compiled, since there is a C++ compiler" in str(fast.choices)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setenv("CXX", "no other")
     assert not accelerate(given).choices.compile
     assert compiled == [given]
     with pytest.raises(ValueError, match=r"compile=True needs a C\+\+ compiler"):
@@ -88,6 +90,30 @@ def test_precision_on_cuda_is_what_the_gpu_computes_in(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert acceleration._precision(None, torch.device("cuda"))[0] == precision
     assert acceleration._precision("float16", torch.device("cuda"))[0] == "float16"
+
+
+@pytest.mark.parametrize(
+    ("capability", "triton", "compiler", "there"),
+    [((7, 0), True, "gcc", True), ((6, 1), True, "gcc", False), ((9, 0), False, "gcc", False), ((9, 0), True, "g++", False)],
+)
+def test_compiling_for_cuda_needs_triton_a_compiler_and_a_gpu_it_knows(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], triton: bool, compiler: str, there: bool
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(_compilers, "find_spec", lambda name: object() if triton else None)
+    monkeypatch.setattr(shutil, "which", lambda name: "here" if name == compiler else None)
+    assert has_compiler(torch.device("cuda")) is there
+    assert not has_compiler(torch.device("mps"))
+
+
+def test_a_model_stays_where_it_is_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[object] = []
+    monkeypatch.setattr(Convolved, "to", lambda self, *places, **layout: moved.extend(places))
+    accelerate(model(), compile=False)
+    assert moved == []
+    accelerate(model(), compile=False, device="cpu")
+    assert moved == [torch.device("cpu")]
 
 
 def test_bad_arguments_raise() -> None:
@@ -130,7 +156,7 @@ def test_weights_are_the_same_to_a_bundle_half_precision_is_not() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not any(shutil.which(name) for name in ("c++", "g++", "clang++")), reason="no compiler")
+@pytest.mark.skipif(not has_compiler(torch.device("cpu")), reason="no compiler")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_compiled_it_gives_the_same_to_rounding() -> None:
     given, x = model(), normal(*SHAPE)

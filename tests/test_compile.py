@@ -1,7 +1,8 @@
 """``step`` under torch.compile: one whole graph, and one compilation for all rows and numbers of steps."""
 
-import shutil
+import pickle
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, DynamicThreshold, NoiseSchedule, PlanSampler, UniPCSampler
+from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, DynamicThreshold, NoiseSchedule, Plan, PlanSampler, UniPCSampler
+from ddimkit._compilers import has_compiler
 from plugins import AdamsBashforth2
 from probes import normal
 
@@ -54,7 +56,7 @@ def test_one_whole_graph_for_all_rows_and_numbers_of_steps(name: str, per_sample
 @pytest.mark.promise(21)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+@pytest.mark.skipif(not has_compiler(torch.device("cpu")), reason="no compiler")
 def test_compiled_code_agrees_with_the_eager_step() -> None:
     sampler = DPMSolverPPSampler(SCHEDULE, steps=20, order=3, eta=1, prediction="v")
     torch._dynamo.reset()
@@ -63,6 +65,31 @@ def test_compiled_code_agrees_with_the_eager_step() -> None:
         x, output, noise, *history = (normal(*SHAPE, seed=seed) for seed in range(5))
         arguments = (x, output, torch.tensor(k), noise, tuple(history))
         torch.testing.assert_close(compiled(sampler, *arguments), step(sampler, *arguments), rtol=1e-6, atol=1e-6)
+
+
+def test_a_subclass_that_checks_more_has_a_plan_of_its_checked_settings() -> None:
+    @dataclass(frozen=True)
+    class Percent(DDIMSampler):
+        """DDIM whose eta is given in percent, and made a share after the checks of DDIM's own settings."""
+
+        share: float = field(default=100.0, kw_only=True)
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            object.__setattr__(self, "share", self.share / 100)
+
+        def plan(self) -> Plan:
+            return DDIMSampler(self.schedule, timesteps=self.timesteps, eta=self.share).plan()
+
+    sampler = Percent(SCHEDULE, steps=5, share=40.0)
+    assert sampler.coefficients.plan == sampler.plan() == DDIMSampler(SCHEDULE, steps=5, eta=0.4).plan()
+
+
+def test_pickles_hold_settings_only() -> None:
+    sampler = DDIMSampler(SCHEDULE, steps=50)
+    assert "coefficients" in vars(sampler)
+    assert len(pickle.dumps(sampler)) < 5000
+    assert pickle.loads(pickle.dumps(sampler)).coefficients.plan == sampler.plan()
 
 
 @pytest.mark.promise(21)

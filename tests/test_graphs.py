@@ -1,5 +1,6 @@
 """The captured step: the loop's bits, one capture a structure. Without CUDA the same steps run uncaptured."""
 
+import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -228,6 +229,69 @@ def test_threads_wait_for_one_another() -> None:
     assert all(torch.equal(x, ddim(eta=1.0).sample(smooth, SHAPE, seed=seed)) for seed, x in enumerate(found))
 
 
+@pytest.mark.promise(22)
+def test_the_layout_of_x_is_kept() -> None:
+    """Kernels round by layout: a graph's x lies as the loop's does."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1))
+    seen: list[tuple[int, ...]] = []
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(x.stride())
+        result: Tensor = layers(x)
+        return result
+
+    x_T = normal(2, 8, 6, 6).contiguous(memory_format=torch.channels_last)
+    captured = capture(ddim(), model, (2, 8, 6, 6))
+    for start in (x_T, x_T.contiguous(), x_T):
+        seen.clear()
+        found = captured(x_T=start)
+        assert set(seen) == {start.stride()}
+        expected = ddim().sample(model, x_T=start)
+        assert torch.equal(bits(found), bits(expected))
+        assert found.stride() == expected.stride()
+    assert captured.captures == 2
+
+
+def test_weights_that_a_function_names_are_seen_to_move() -> None:
+    inner = Scaled().eval()
+    callers = (lambda x, t: inner(x, t) * 1.0, functools.partial(inner, sign=-1), inner.forward)
+    for model in callers:
+        captured = capture(ddim(), model, SHAPE)
+        inner.load_state_dict({"weight": torch.rand(1), "offset": torch.rand(1)}, assign=True)
+        assert agrees(captured, ddim(), model, seed=0)
+        assert captured.captures == 2
+
+
+def test_arguments_of_the_capture_are_those_of_calls_without_any() -> None:
+    model, shift = Scaled().eval(), {"shift": torch.ones(3, 1, 1, 1)}
+    captured = capture(ddim(), model, SHAPE, model_kwargs=shift)
+    expected = ddim().sample(model, SHAPE, seed=0, model_kwargs=shift)
+    assert torch.equal(captured(seed=0), expected)
+    assert captured.captures == 1
+    assert torch.equal(captured(seed=0, model_kwargs={}), ddim().sample(model, SHAPE, seed=0))
+    assert captured.captures == 2
+    captured(seed=0, model_kwargs={"sign": 1})
+    captured(seed=0, model_kwargs={"sign": True})
+    assert captured.captures == 4
+
+
+@pytest.mark.promise(29)
+def test_inference_mode_leaves_nothing_behind() -> None:
+    with torch.inference_mode():
+        captured = capture(ddim(eta=1.0), smooth, SHAPE)
+        inside = captured(seed=0)
+    assert torch.equal(captured(seed=0), inside)
+    assert not captured(seed=0).is_inference()
+
+
+def test_a_call_within_a_call_raises() -> None:
+    captured = capture(ddim(eta=1.0), smooth, SHAPE)
+    with pytest.raises(RuntimeError, match="within its own call"):
+        captured(noise_fn=lambda draw, like: captured(seed=0) if draw >= 0 else normal(*like.shape))
+    assert agrees(captured, ddim(eta=1.0), smooth, seed=0)
+
+
 def test_a_callback_and_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
     captured, seen = capture(ddim(), smooth, SHAPE), list[int]()
     expected = captured(seed=0)
@@ -296,5 +360,43 @@ def test_on_cuda_a_model_that_reads_back_cannot_be_captured() -> None:
     def reads(x: Tensor, t: Tensor) -> Tensor:
         return x * float(x.mean())
 
+    captured = capture(ddim(), smooth, SHAPE, device="cuda")
+    stream = torch.cuda.current_stream()
     with pytest.raises(GraphError, match="cannot be captured"):
         capture(ddim(), reads, SHAPE, device="cuda")
+    assert torch.cuda.current_stream() == stream
+    assert torch.cuda.get_sync_debug_mode() == 0
+    assert torch.randn(3, device="cuda").isfinite().all()
+    assert torch.equal(captured(seed=0), ddim().sample(smooth, SHAPE, seed=0, device="cuda"))
+    assert torch.equal(captured((2, 4), seed=0), ddim().sample(smooth, (2, 4), seed=0, device="cuda"))
+
+
+@pytest.mark.cuda
+@pytest.mark.promise(20)
+def test_on_cuda_nothing_waits_between_the_first_and_the_last_step() -> None:
+    captured = capture(ddim(eta=1.0), smooth, SHAPE, device="cuda")
+    run = prepare(ddim(eta=1.0).coefficients, smooth, SHAPE, seed=0, device="cuda")
+    with captured._recordings.alone(run.x.device):
+        recording = captured._recordings.of(run, smooth, {})
+        recording.load(run, {})
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in recording.walk(run):
+                pass
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.cuda
+@pytest.mark.promise(22)
+def test_on_cuda_weights_and_arguments_change_between_calls() -> None:
+    model, host = Scaled().eval().cuda(), torch.tensor(2.0)
+    captured = capture(ddim(), model, SHAPE, model_kwargs={"shift": host})
+    for value in (3.0, 4.0):
+        kwargs = {"shift": torch.tensor(value)}
+        assert agrees(captured, ddim(), model, seed=0, model_kwargs=kwargs)
+    with torch.no_grad():
+        model.weight.mul_(0.5)
+    assert agrees(captured, ddim(), model, seed=0, model_kwargs={"shift": host})
+    model.load_state_dict({"weight": torch.rand(1).cuda(), "offset": torch.rand(1).cuda()}, assign=True)
+    assert agrees(captured, ddim(), model, seed=0, model_kwargs={"shift": host})

@@ -3,7 +3,6 @@
 import itertools
 import math
 import random
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import oracle
-from ddimkit import DDIMSampler, DDPMSampler, NoiseSchedule
+from ddimkit import DDIMSampler, DDPMSampler, NoiseSchedule, noise
+from ddimkit._compilers import has_compiler
 from ddimkit.noise import (
     NOISE_SCHEME,
     STREAM_EDIT,
@@ -364,6 +364,10 @@ def test_compiled_noise_is_used_and_left_again(monkeypatch: pytest.MonkeyPatch) 
         return lambda *arguments: calls.append(dynamic) or function(*arguments)
 
     monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(noise, "has_compiler", lambda device: False)
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler, which is not here"):
+        compile_noise()
+    monkeypatch.setattr(noise, "has_compiler", lambda device: True)
     expected = normals([1, 2], [0, 5], (3, 4))
     compile_noise()
     assert torch.equal(normals([1, 2], [0, 5], (3, 4)), expected)
@@ -376,7 +380,7 @@ def test_compiled_noise_is_used_and_left_again(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.slow
 @pytest.mark.promise(24)
 @pytest.mark.usefixtures("plain_noise_after")
-@pytest.mark.skipif(not any(shutil.which(name) for name in ("c++", "g++", "clang++")), reason="no compiler")
+@pytest.mark.skipif(not has_compiler(torch.device("cpu")), reason="no compiler")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_compiled_noise_has_the_same_bits() -> None:
     sizes = [([1, 2**62], [0, 5, 2**31], (3, 5)), ([7] * 5, [1, 2], (1, 28, 28)), ([3], [4], (2,)), ([9, 8, 7], [6], (11,))]

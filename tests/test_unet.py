@@ -290,3 +290,22 @@ def test_the_compiled_way_up_is_the_eager_one(monkeypatch: pytest.MonkeyPatch) -
         eager = model(x, t)
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
         torch.testing.assert_close(model(x, t), eager, rtol=0, atol=1e-6)
+
+
+def test_projections_that_others_adapted_or_watch_are_called() -> None:
+    """Query, key and value are one product only as long as nothing would notice."""
+    model = UNet(UNetConfig(1, 1, channels=(8,), blocks=1, attention_levels=(0,), groups=4)).eval()
+    x, t, seen = torch.ones(1, 1, 4, 4), torch.tensor([3]), list[object]()
+    plain = model(x, t)
+    attention = model.middle_attention
+    hook = attention.query.register_forward_hook(lambda *_: seen.append(1))
+    assert torch.allclose(model(x, t), plain, atol=1e-6)
+    assert seen == [1]
+    hook.remove()
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, h: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(h)
+
+    attention.value.__class__ = Doubled
+    assert not torch.allclose(model(x, t), plain, atol=1e-4)

@@ -5,16 +5,15 @@ compilation change results by rounding. Half precision keeps 8 or 11 bits; what 
 ``benchmarks/precision.py``.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ddimkit._arguments import check_device
+from ddimkit._compilers import COMPILER, has_compiler
 
 __all__ = ["Accelerated", "Choices", "Precision", "accelerate"]
 
@@ -22,7 +21,6 @@ Precision = Literal["float32", "bfloat16", "float16"]
 """What a forward pass computes in; half precision by autocast, which leaves what needs it in float32."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,8 @@ def accelerate(
     chosen_precision, why_precision = _precision(precision, where)
     layout, why_layout = _layout(channels_last, model)
     compiled, why_compiled = _compile(compile, where)
-    model.to(where)
+    if device is not None:
+        model.to(where)
     if layout:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Accelerated(model, Choices(where, chosen_precision, layout, compiled, (why_precision, why_layout, why_compiled)))
@@ -137,11 +136,7 @@ def _layout(asked: bool | None, model: nn.Module) -> tuple[bool, str]:
 
 
 def _compile(asked: bool | None, device: torch.device) -> tuple[bool, str]:
-    tool = "Triton" if device.type == "cuda" else "a C++ compiler"
-    there = {
-        "cuda": lambda: find_spec("triton") is not None,
-        "cpu": lambda: any(shutil.which(name) for name in _COMPILERS),
-    }.get(device.type, lambda: False)()
+    tool, there = COMPILER.get(device.type, "a compiler"), has_compiler(device)
     if asked is None:
         return there, f"compiled, since there is {tool}" if there else f"not compiled, since there is not {tool} for {device.type}"
     if asked and not there:

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ddimkit._compilers import COMPILER, has_compiler
+
 __all__ = [
     "NOISE_SCHEME",
     "STREAM_BOOTSTRAP",
@@ -83,11 +85,17 @@ def compile_noise(compiled: bool = True) -> None:
     """Let compiled code make the integers of all noise from now on, or no longer: the same noise, bit for bit, in less time.
 
     Compiling needs a compiler and takes some seconds at the first noise, and again at the first of a single sample or row. It pays
-    where noise is a good part of the time: small models, many samples.
+    where noise is a good part of the time: small models, many samples. Of shapes that differ again and again only the first few are
+    compiled for.
 
     Args:
         compiled: whether.
+
+    Raises:
+        ValueError: there is no compiler for this machine's processor.
     """
+    if compiled and not has_compiler(torch.device("cpu")):
+        raise ValueError(f"compiled noise needs {COMPILER['cpu']}, which is not here")
     global _words  # not a setting of results: both give the same bits
     _words = torch.compile(philox4x32, dynamic=True) if compiled else philox4x32
 
@@ -107,7 +115,8 @@ def keyed_normal(seeds: Tensor, draws: Tensor, sample_shape: Sequence[int], *, s
     seed, draw = seeds[None, :, None], draws[:, None, None]
     block = torch.arange(-(-count // 4), dtype=torch.int64, device=device)
     zero = torch.zeros((), dtype=torch.int64, device=device)
-    words = _words((block, draw, zero + stream, zero), (seed & _MASK, seed >> 32))
+    with torch.no_grad():  # in either mode the same: code is compiled for each
+        words = _words((block, draw, zero + stream, zero), (seed & _MASK, seed >> 32))
     # The type is named: the caller's default must not change the noise.
     uniforms = torch.empty(4, len(draws), len(seeds), len(block), dtype=torch.float32, device=device)
     for uniform, word in zip(uniforms, words, strict=True):

@@ -84,12 +84,19 @@ class PlanSampler:
         object.__setattr__(self, "timesteps", chosen(self.schedule, self.steps, self.timesteps, self.spacing))
         object.__setattr__(self, "clip", check_clip(self.clip))
         check_prediction(self.prediction, self.schedule, self.timesteps)
-        if type(self).__post_init__ is PlanSampler.__post_init__:
-            self._make_plan()
+        self._make_plan(PlanSampler)
 
-    def _make_plan(self) -> None:
-        """Make the plan when all settings are checked: its errors belong to the constructor, and a compiled step cannot make it."""
-        _ = self.coefficients
+    def _make_plan(self, checked_by: "type[PlanSampler]") -> None:
+        """Make the plan once all settings are checked, which is when the class's own ``__post_init__`` ends.
+
+        Its errors belong to the constructor, and torch.compile cannot trace its making.
+        """
+        if type(self).__post_init__ is checked_by.__post_init__:
+            _ = self.coefficients
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings, without what is made of them."""
+        return {name: value for name, value in self.__dict__.items() if name != "coefficients"}
 
     def plan(self) -> Plan:
         """The table of coefficients, what a sampler has to write."""
@@ -334,7 +341,7 @@ class BarePlanSampler(PlanSampler):
         object.__setattr__(self, "timesteps", times)
         object.__setattr__(self, "clip", check_clip(self.clip))
         check_prediction(self.prediction, self.schedule, (max(times),))
-        self._make_plan()
+        self._make_plan(BarePlanSampler)
 
     def plan(self) -> Plan:
         """The table it was given."""

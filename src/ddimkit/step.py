@@ -64,6 +64,7 @@ class Coefficients:
         depth: earlier x0 predictions that a plan of this width may read, K − 1.
         needs: earlier x0 predictions that some row does read.
         noisy: whether some row adds noise.
+        tables: copies of :attr:`padded` by device and dtype.
     """
 
     plan: Plan
@@ -76,6 +77,9 @@ class Coefficients:
     depth: int = field(init=False)
     needs: int = field(init=False)
     noisy: bool = field(init=False)
+    tables: dict[tuple[torch.device, torch.dtype], Tensor] = field(
+        default_factory=dict[tuple[torch.device, torch.dtype], Tensor], init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         plan, table = self.plan, self._table()
@@ -126,12 +130,17 @@ class Coefficients:
         return device_row(self.table_on(x)[index]) if x.is_cuda else self.rows[index]
 
     def table_on(self, x: Tensor) -> Tensor:
-        """(S, 8 + K): the table in x's working dtype, on its device."""
-        return torch.from_numpy(self.table).to(work_dtype(x)).to(x.device)
+        """:attr:`padded` in x's working dtype on its device, brought there once."""
+        place = x.device, work_dtype(x)
+        if place not in self.tables:
+            self.tables[place] = torch.from_numpy(self.padded).to(place[1]).to(place[0])
+        return self.tables[place]
 
     def gather(self, index: Tensor, x: Tensor) -> Row:
         """The rows of an int64 index of shape () or (B,), as tensors that broadcast with x."""
-        return gathered(torch.from_numpy(self.padded).to(work_dtype(x)).to(x.device), index, x.ndim)
+        # Traced, a table that is kept would make every sampler a new case.
+        kept = not torch.compiler.is_compiling()
+        return gathered(self.table_on(x) if kept else torch.from_numpy(self.padded).to(work_dtype(x)).to(x.device), index, x.ndim)
 
 
 def gathered(table: Tensor, index: Tensor, ndim: int) -> Row:

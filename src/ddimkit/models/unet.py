@@ -129,6 +129,8 @@ class Attention(nn.Module):
     def _projected(self, h: Tensor) -> tuple[Tensor, ...]:
         """Query, key and value in one product; the weights stay three, as published checkpoints name them."""
         three = (self.query, self.key, self.value)
+        if not all(type(one) is nn.Linear and not one._forward_hooks and not one._forward_pre_hooks for one in three):
+            return tuple(one(h) for one in three)  # adapted or watched by others
         weight, bias = torch.cat([one.weight for one in three]), torch.cat([one.bias for one in three])
         return F.linear(h, weight, bias).chunk(3, dim=-1)
 

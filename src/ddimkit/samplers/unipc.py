@@ -65,7 +65,7 @@ class UniPCSampler(PlanSampler):
             raise ValueError(f"order must be 1, 2 or 3, got {self.order!r}")
         if self.variant not in get_args(Variant):
             raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}, got {self.variant!r}")
-        self._make_plan()
+        self._make_plan(UniPCSampler)
 
     @property
     def convergence_order(self) -> int:
