@@ -202,7 +202,7 @@ def test_the_studies_take_a_folder_of_ones_own(
     monkeypatch.setattr(samplers, "search", lambda *_: [])
     monkeypatch.setattr(samplers, "SAMPLERS", ("ddim", "dpm-2m"))
     monkeypatch.setattr(samplers, "NOISY", ())
-    run(samplers, monkeypatch, *common, "--work", tmp_path / "samplers", "--samples", 6, "--calls", "3")
+    run(samplers, monkeypatch, *common, "--work", tmp_path / "samplers", "--samples", 10, "--calls", "3")
     results = json.loads((tmp_path / "samplers" / "results.json").read_text())["results"]
     assert {(r["sampler"], r["spacing"]) for r in results} == {
         (name, spacing) for name in ("ddim", "dpm-2m") for spacing in samplers.SPACINGS

@@ -240,7 +240,7 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     ((*SAMPLE, "--out", "no/a.npy"), "no/a.npy must end in .npy and lie in a folder that exists"),
     ((*SAMPLE, "--out", "a.npy", "--device", "gpu"), "device 'gpu' cannot be used here: give 'cpu'"),
     ((*SAMPLE, "--out", "a.npy", "--seed", "-1"), "[0, 2^63), got -1"),
-    (("plan", "--model", "celeba"), "the pretrained models are mnist, got 'celeba'"),
+    (("plan", "--model", "celeba"), "the pretrained models are mnist, cifar10, got 'celeba'"),
     (
         ("plan", "--model", "nowhere:bundle"),
         "'nowhere:bundle' cannot be imported (No module named 'nowhere'): write package.module:name",
