@@ -53,6 +53,7 @@ def preset(name: PresetName, *, model: ModelBundle, refinable: bool = True) -> P
     Args:
         name: ``"realtime"`` (``"fast"``) keeps half of the baseline's quality, ``"interactive"`` (``"balanced"``) four fifths,
             ``"production"`` (``"quality"``) is within 5 % of it, with a safety buffer of 20 %; ``"research"`` takes the most steps.
+            Where no count is known to reach the baseline, the sampler's own best stands in its place.
         model: whose study decides; without one, DDIM with 50, 100, 250 and 1000 steps, at most as many as the model has.
         refinable: only samplers without noise: a seed then draws nearly the same image in every preset, so that a preview can be
             taken up again, better. False takes the best of all.
@@ -111,7 +112,9 @@ def from_study(study: TradeoffCurve, budget: BudgetStudy | None = None, *, refin
     found["production"] = None if line.steps is None else (line.steps, line.reasons[1])
     found["research"] = (finest.steps, f"{finest.label}, the most steps of the study")
     eta = line.eta if _takes_eta(line.sampler) else None
-    chosen = {name: Choice(name, line.sampler, *(known or _closest(line)), eta=eta) for name, known in found.items()}
+    missing = {name: known for name, known in _by_itself(line, study).items() if found[name] is None}
+    steps = _rising({name: known for name, known in {**found, **missing}.items() if known is not None})
+    chosen = {name: Choice(name, line.sampler, *known, eta=eta) for name, known in steps.items()}
     for cheaper in [] if budget is None else _cheaper(study, budget, refinable):
         if found[cheaper.name] is None or cheaper.steps < chosen[cheaper.name].steps:
             chosen[cheaper.name] = cheaper
@@ -167,5 +170,29 @@ def _fewest(line: Recommendation, share: float) -> tuple[int, str] | None:
     return found.steps, f"the fewest steps known to keep {share:.0%} of the baseline's quality ({found.kept:.0%})"
 
 
-def _closest(line: Recommendation) -> tuple[int, str]:
-    return min(line.verdicts, key=lambda v: v.excess).steps, "the closest to the baseline, which none is known to reach"
+def _by_itself(line: Recommendation, study: TradeoffCurve) -> dict[str, tuple[int, str]]:
+    """The same held against the best that the sampler itself reaches, of the counts that the most images are known of."""
+    assert study.floor is not None
+    judged = [(c, c.quality) for c in study.configurations if (c.sampler, c.eta) == (line.sampler, line.eta) and not c.baseline]
+    known = [(c, quality) for c, quality in judged if quality is not None]
+    most = max(quality.count for _, quality in known)
+    best, reached = min(((c, q) for c, q in known if q.count == most), key=lambda one: one[1].kernel.value)
+    scale = Scale(reached, study.floor)
+    verdicts = sorted((scale.verdict(c.label, c.steps, q) for c, q in known if c.steps <= best.steps), key=lambda v: v.steps)
+    beside = f"{best.label}, as good as this sampler is known to become, though not as the baseline"
+    found = {}
+    for name, share in _KEPT.items():
+        v = next(v for v in verdicts if v.keeps(share))
+        found[name] = v.steps, f"the fewest steps known to keep {share:.0%} of the quality of {beside} ({v.kept:.0%})"
+    bare = next(v for v in verdicts if v.verdict == "within")
+    steps = math.ceil(round(bare.steps * (1 + scale.buffer), 9))
+    return {
+        **found,
+        "production": (steps, f"{bare.label} is within {scale.tolerance:.0%} of {beside}; with {scale.buffer:.0%} more"),
+    }
+
+
+def _rising(found: dict[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
+    """The same, where none takes more steps than one that promises more."""
+    names = list(found)
+    return {name: min((found[more] for more in names[i:]), key=lambda known: known[0]) for i, name in enumerate(names)}
