@@ -186,10 +186,10 @@ def _by_itself(line: Recommendation, study: TradeoffCurve) -> dict[str, tuple[in
         found[name] = v.steps, f"the fewest steps known to keep {share:.0%} of the quality of {beside} ({v.kept:.0%})"
     bare = next(v for v in verdicts if v.verdict == "within")
     steps = math.ceil(round(bare.steps * (1 + scale.buffer), 9))
-    return {
-        **found,
-        "production": (steps, f"{bare.label} is within {scale.tolerance:.0%} of {beside}; with {scale.buffer:.0%} more"),
-    }
+    why = f"{bare.label} is within {scale.tolerance:.0%} of {beside}"
+    if bare.label == best.label:
+        why = f"fewer steps are not known to be within {scale.tolerance:.0%} of {beside}"
+    return {**found, "production": (steps, f"{why}; with {scale.buffer:.0%} more")}
 
 
 def _rising(found: dict[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
