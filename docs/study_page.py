@@ -27,12 +27,12 @@ def page(name: str) -> str:
     if study is None:
         return f"No study of the bundled {name} model's present weights has been made yet.\n"
     parts = [
+        "## The scale",  # first: what stands before a heading is lost
         _about(study),
-        "## The scale",
         _table(QUALITY_COLUMNS[:-2], _scale(study)),
         "## The curve",
         _picture(name, "quality", "quality against steps"),
-        _table(QUALITY_COLUMNS, _curve(study)),
+        _table(QUALITY_COLUMNS[:-1], _curve(study)),
         "\n".join(f"- {finding}" for finding in quality_findings(study, lines(study, every_eta=True))),
         _picture(name, "samples", "the same seeds in every configuration"),
         "## How few steps are enough",
@@ -54,6 +54,7 @@ def budget_page(name: str) -> str:
         return f"No study of samplers and timestep lists of the {name} model's present weights has been made yet.\n"
     references = budget_references(study, bundle)
     parts = [
+        "## The best of each budget",
         _about(study),
         _picture(name, "budget", "kernel distance against model calls"),
         _table(("model calls", "sampler", "timesteps", "kernel distance, chosen by other images"), _best(study)),
@@ -99,7 +100,7 @@ def _scale(study: TradeoffCurve) -> list[Sequence[str]]:
 
 
 def _curve(study: TradeoffCurve) -> list[Sequence[str]]:
-    return [quality_cells(c.label, c.quality, c.same_seed_distance, c.quality_note) for c in study.configurations]
+    return [quality_cells(c.label, c.quality, c.same_seed_distance, "")[:-1] for c in study.configurations]
 
 
 def _presets(refinable: dict[str, Choice], best: dict[str, Choice]) -> str:
