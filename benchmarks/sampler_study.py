@@ -1,11 +1,13 @@
 """Which sampler and timesteps for a budget of model calls? Samplers, named spacings and searched lists at equal calls and noise.
 
     python benchmarks/sampler_study.py [--model mnist] [--weights FOLDER] [--work sampler-study] [--samples 1000]
-                                       [--calls 5,6,8,10,15,20,50,100] [--evaluations 200] [--batch 1000] [--minutes M]
-                                       [--compile] [--device cpu] [--out results/….json] [--pictures DIR] [--install]
+                                       [--calls 5,6,8,10,15,20,50,100] [--evaluations 200] [--samplers ddim,…] [--batch 1000]
+                                       [--minutes M] [--threads N] [--compile] [--device cpu] [--out results/….json]
+                                       [--pictures DIR] [--install]
 
 Lists are searched first: by the exact error on the Gaussian of the real images' pixels, and by the distance of the network's
 few-step images to its own 200-step ones, in features. Everything drawn and found is kept in ``--work``; a later call goes on there.
+Several processes can share the work, each with some of the ``--samplers`` and ``--threads`` of its own; a last one gathers it.
 ``--weights`` names a folder of one's own with model and yardstick, instead of those that are published.
 """
 
@@ -25,7 +27,7 @@ from ddimkit.optimize import GaussianObjective, NetworkObjective
 from ddimkit.quality import Yardstick
 from ddimkit.samplers.named import MAKERS
 from ddimkit.tradeoff import studies
-from ddimkit.tradeoff.budget import BudgetResult, BudgetStudy, SearchedList, budget_findings, halves
+from ddimkit.tradeoff.budget import SEARCHED, BudgetResult, BudgetStudy, SearchedList, budget_findings, halves
 from ddimkit.tradeoff.budget_chart import draw_budget
 from ddimkit.tradeoff.judging import draw
 from ddimkit.tradeoff.studies import budget_references, identity
@@ -34,6 +36,7 @@ from ddimkit.tradeoff.timing import describe_machine, versions
 SAMPLERS = ("ddim", "dpm-2m", "dpm-3m", "unipc-2", "unipc-3")
 NOISY = ("ddpm", "dpm-2m-sde", "dpm-3m-sde")
 SPACINGS = ("trailing", "leading", "linspace", "quadratic", "log_snr")
+FEW = 20  # calls up to which all spacings are judged and lists searched
 
 
 def make(bundle: ModelBundle, name: str, **settings: object) -> PlanSampler:
@@ -42,31 +45,32 @@ def make(bundle: ModelBundle, name: str, **settings: object) -> PlanSampler:
 
 
 def search(bundle: ModelBundle, yardstick: Yardstick, arguments: argparse.Namespace, device: torch.device) -> list[SearchedList]:
-    """The lists of both objectives for every sampler without noise, kept one by one."""
-    path = arguments.work / f"lists-{str(bundle.weights_sha256())[:12]}-{arguments.evaluations}.json"
-    known = (
-        [SearchedList(**{**saved, "timesteps": tuple(saved["timesteps"])}) for saved in json.loads(path.read_text())]
-        if path.exists()
-        else []
-    )
+    """The lists of both objectives for every sampler without noise, one file a list; those there is no time for are left out."""
+    folder = arguments.work / f"lists-{str(bundle.weights_sha256())[:12]}-{arguments.evaluations}"
+    folder.mkdir(exist_ok=True)
     network = NetworkObjective(bundle, range(20_000, 20_024), range(21_000, 21_064), extractor=yardstick.extractor, device=device)
     assert yardstick.pixels is not None
     gaussian = GaussianObjective(yardstick.pixels.mean, yardstick.pixels.spectrum, yardstick.pixels.count)
-    wanted = [
-        (name, calls, kind) for calls in arguments.calls if calls <= 20 for name in SAMPLERS for kind in ("gaussian", "network")
-    ]
-    done = {(found.sampler, found.calls, found.objective) for found in known}
-    for name, calls, kind in tqdm([w for w in wanted if w not in done], unit="list"):
-        if time.monotonic() > arguments.end:
-            break
-        template = make(bundle, name, steps=calls)
-        objective, evaluations = (gaussian, 1000) if kind == "gaussian" else (network, arguments.evaluations)
-        found = optimize_timesteps(template, calls, objective=objective, evaluations=evaluations)
-        known.append(SearchedList(name, calls, kind, tuple(found), found.gained, found.reason))
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps([asdict(one) for one in known], indent=1))
-        partial.replace(path)
-    return known
+    few = [calls for calls in arguments.calls if calls <= FEW]
+    wanted = [(name, calls, kind) for calls in few for name in SAMPLERS if name in arguments.samplers for kind in SEARCHED]
+    found = []
+    for name, calls, kind in tqdm(wanted, unit="list"):
+        path = folder / f"{name}-{calls}-{kind}.json"
+        if not path.exists() and time.monotonic() < arguments.end:
+            objective, evaluations = (gaussian, 1000) if kind == "gaussian" else (network, arguments.evaluations)
+            times = optimize_timesteps(make(bundle, name, steps=calls), calls, objective=objective, evaluations=evaluations)
+            keep(SearchedList(name, calls, kind, tuple(times), times.gained, times.reason), path)
+        if path.exists():
+            saved = json.loads(path.read_text())
+            found.append(SearchedList(**{**saved, "timesteps": tuple(saved["timesteps"])}))
+    return found
+
+
+def keep(found: SearchedList, path: Path) -> None:
+    """Write a list, atomically."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(found)))
+    partial.replace(path)
 
 
 def judge(
@@ -76,10 +80,11 @@ def judge(
     walks = [
         (name, calls, spacing, make(bundle, name, steps=calls, spacing=spacing))
         for calls in arguments.calls
-        for name in (*SAMPLERS, *NOISY)
-        for spacing in (SPACINGS if calls <= 20 and name in SAMPLERS else ("trailing",))
+        for name in arguments.samplers
+        for spacing in (SPACINGS if calls <= FEW and name in SAMPLERS else ("trailing",))
     ]
     walks += [(x.sampler, x.calls, x.objective, make(bundle, x.sampler, timesteps=x.timesteps)) for x in lists if x.gained]
+    walks.sort(key=lambda walk: walk[1])
     results = []
     for name, calls, spacing, sampler in tqdm(walks, unit="configuration"):
         path = arguments.work / "drawn" / f"{name}-{calls}-{spacing}.safetensors".replace(" ", "-")
@@ -96,7 +101,7 @@ def judge(
         )
         if len(drawn) == arguments.samples:
             features = drawn.features.numpy()
-            quality = yardstick.judge_features(features, range(len(drawn)))
+            quality = yardstick.judge_features(features, range(len(drawn))).distances_only()
             results.append(
                 BudgetResult(name, calls, spacing, tuple(sampler.timesteps), quality, halves(features, yardstick.reference))
             )
@@ -114,6 +119,8 @@ def main() -> None:
         "--calls", type=lambda text: [int(part) for part in text.split(",")], default=[5, 6, 8, 10, 15, 20, 50, 100]
     )
     parser.add_argument("--evaluations", type=int, default=200, help="of the network objective, for each list")
+    parser.add_argument("--samplers", type=lambda text: text.split(","), default=[*SAMPLERS, *NOISY], help="these alone")
+    parser.add_argument("--threads", type=int, help="of the processor; torch's own choice by default")
     parser.add_argument("--batch", type=int, help="images drawn at once; 64 on a CPU and 1000 elsewhere by default")
     parser.add_argument("--minutes", type=float, default=1e9, help="end the work after so long")
     parser.add_argument("--compile", action="store_true", help="draw with the model compiled")
@@ -123,6 +130,8 @@ def main() -> None:
     parser.add_argument("--install", action="store_true", help="put the result into the package's own data")
     arguments = parser.parse_args()
     arguments.end, device = time.monotonic() + 60 * arguments.minutes, pick_device(arguments.device)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     (arguments.work / "drawn").mkdir(parents=True, exist_ok=True)
     bundle, yardstick = (
         find_model(arguments.model, arguments.weights),

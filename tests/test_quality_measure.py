@@ -152,6 +152,18 @@ def test_figures_survive_json() -> None:
     assert Quality.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
+def test_figures_can_be_kept_without_their_replicates() -> None:
+    whole = judge_images(images(2, 30), range(30), reference(), extractor())
+    lean = Quality.from_dict(json.loads(json.dumps(whole.distances_only().to_dict())))
+    assert (lean.kernel, lean.frechet) == (whole.kernel, whole.frechet)
+    assert difference(lean, whole) == difference(whole, whole)
+    for name in ("precision", "recall", "class_distance"):
+        assert lean.estimate(name).value == whole.estimate(name).value
+        with pytest.raises(ValueError, match="without its replicates"):
+            lean.estimate(name).interval()
+    assert lean.memorised is None
+
+
 def test_an_extractor_without_classes_has_no_class_figures() -> None:
     made = extractor(classes=False)
     found = judge_images(images(1, 50), range(50), reference(made), made)

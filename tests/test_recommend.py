@@ -47,6 +47,11 @@ def test_more_steps_are_not_assumed_to_be_better() -> None:
     assert better.bare == 10
 
 
+def test_what_is_better_than_the_baseline_keeps_all_of_its_quality_and_no_more() -> None:
+    said = " ".join(recommend(study(*judged({10: 0.5, 100: 0.4})), tolerance=0.1).reasons)
+    assert "10 steps are the fewest known to keep 80% of the baseline's quality: 100% (95 % interval 100% to 100%)" in said
+
+
 def test_where_a_hundred_are_not_enough_the_search_goes_up() -> None:
     found = recommend(study(*judged({50: 2.0, 100: 1.5, 250: 1.3, 500: 1.01, 1000: 1.0})), tolerance=0.1)
     assert (found.bare, found.steps) == (500, 600)

@@ -51,7 +51,7 @@ class Estimate:
 
     Attributes:
         value: the figure.
-        replicates: what it came out as in each replicate.
+        replicates: what it came out as in each replicate; empty where a file kept the figure alone.
     """
 
     value: float
@@ -73,10 +73,12 @@ class Estimate:
         """The quantiles of the replicates between which the figure of endlessly many such sets of images lies about so often.
 
         Raises:
-            ValueError: a level outside (0, 1).
+            ValueError: a level outside (0, 1), or a figure without its replicates.
         """
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {level}")
+        if not self.replicates:
+            raise ValueError("this figure was kept without its replicates: judge the images again for an interval")
         low, high = np.quantile(self.replicates, [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
 

@@ -78,12 +78,18 @@ class Quality:
             raise ValueError(f"{figure} is not known of these images: it needs an extractor with classes, or the training images")
         return found
 
+    def distances_only(self) -> "Quality":
+        """The same with the replicates of the two distances alone, for files that hold hundreds of these."""
+        others = [name for name in _FIGURES if name not in get_args(Distance) and getattr(self, name) is not None]
+        return replace(self, **{name: Estimate(self.estimate(name).value, ()) for name in others})
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; the intervals stand beside the figures for whoever reads the file."""
         plain = asdict(self)
         for name in _FIGURES:
             if plain[name] is not None:
-                plain[name] |= {"interval": self.estimate(name).interval()}
+                estimate = self.estimate(name)
+                plain[name] |= {"interval": estimate.interval() if estimate.replicates else None}
         return plain | {"count": self.count}
 
     @classmethod

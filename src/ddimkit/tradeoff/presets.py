@@ -12,7 +12,7 @@ from ddimkit.samplers.named import MAKERS, SamplerMaker
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import NoiseSchedule
 from ddimkit.tradeoff.budget import SEARCHED, BudgetResult, BudgetStudy
-from ddimkit.tradeoff.recommend import Recommendation, Scale, best_of, recommendations
+from ddimkit.tradeoff.recommend import Recommendation, Scale, best_of, percent_kept, recommendations
 from ddimkit.tradeoff.results import TradeoffCurve
 from ddimkit.tradeoff.studies import find_budget_study, find_study
 
@@ -136,7 +136,7 @@ def _cheaper(study: TradeoffCurve, budget: BudgetStudy, refinable: bool) -> Iter
         enough = [(r.calls, v.excess, r, v) for r, v in known if v.keeps(share)]
         if enough:
             _, _, r, v = min(enough, key=lambda one: one[:2])
-            why = f"the fewest calls known to keep {share:.0%} of the baseline's quality ({v.kept:.0%})"
+            why = f"the fewest calls known to keep {share:.0%} of the baseline's quality ({percent_kept(v.kept)})"
             yield _of_budget(name, r, r.calls, why)
     within = [(r.calls, v.excess, r, v) for r, v in known if v.verdict == "within" and r.spacing not in SEARCHED]
     if within:
@@ -167,7 +167,7 @@ def _fewest(line: Recommendation, share: float) -> tuple[int, str] | None:
     if not kept:
         return None
     found = min(kept, key=lambda v: v.steps)
-    return found.steps, f"the fewest steps known to keep {share:.0%} of the baseline's quality ({found.kept:.0%})"
+    return found.steps, f"the fewest steps known to keep {share:.0%} of the baseline's quality ({percent_kept(found.kept)})"
 
 
 def _by_itself(line: Recommendation, study: TradeoffCurve) -> dict[str, tuple[int, str]]:
@@ -183,7 +183,7 @@ def _by_itself(line: Recommendation, study: TradeoffCurve) -> dict[str, tuple[in
     found = {}
     for name, share in _KEPT.items():
         v = next(v for v in verdicts if v.keeps(share))
-        found[name] = v.steps, f"the fewest steps known to keep {share:.0%} of the quality of {beside} ({v.kept:.0%})"
+        found[name] = v.steps, f"the fewest steps known to keep {share:.0%} of the quality of {beside} ({percent_kept(v.kept)})"
     bare = next(v for v in verdicts if v.verdict == "within")
     steps = math.ceil(round(bare.steps * (1 + scale.buffer), 9))
     why = f"{bare.label} is within {scale.tolerance:.0%} of {beside}"

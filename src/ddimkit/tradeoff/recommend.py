@@ -16,7 +16,7 @@ from ddimkit.quality.measure import Distance, Quality, difference
 from ddimkit.tradeoff.findings import lines
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
 
-__all__ = ["Recommendation", "Scale", "Verdict", "best_of", "quality_kept", "recommend", "recommendations"]
+__all__ = ["Recommendation", "Scale", "Verdict", "best_of", "percent_kept", "quality_kept", "recommend", "recommendations"]
 
 _START = 100
 _ENOUGH = 0.8
@@ -95,6 +95,11 @@ def quality_kept(distance: float, baseline: float, floor: float, margin: float) 
     """
     whole, here = max(baseline - floor, 0.0) + margin, max(distance - floor, 0.0) + margin
     return whole / here if here else 1.0
+
+
+def percent_kept(share: float) -> str:
+    """A share of quality that is kept, in words: what comes out better than the baseline keeps all of it."""
+    return f"{min(share, 1.0):.0%}"
 
 
 def recommend(
@@ -265,8 +270,8 @@ def _balance(verdicts: Sequence[Verdict], balanced: int | None) -> str:
 
 
 def _kept(v: Verdict) -> str:
-    low, high = v.kept_interval
-    return f"{v.kept:.0%} (95 % interval {low:.0%} to {high:.0%})"
+    low, high = map(percent_kept, v.kept_interval)
+    return f"{percent_kept(v.kept)} (95 % interval {low} to {high})"
 
 
 def _excess(v: Verdict) -> str:

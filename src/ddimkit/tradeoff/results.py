@@ -157,7 +157,7 @@ class TradeoffCurve:
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""
         partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        partial.write_text(json.dumps(self.to_dict()) + "\n")
         partial.replace(path)
 
     @classmethod
