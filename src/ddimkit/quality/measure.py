@@ -80,8 +80,11 @@ class Quality:
 
     def distances_only(self) -> "Quality":
         """The same with the replicates of the two distances alone, for files that hold hundreds of these."""
-        others = [name for name in _FIGURES if name not in get_args(Distance) and getattr(self, name) is not None]
-        return replace(self, **{name: Estimate(self.estimate(name).value, ()) for name in others})
+        bare: dict[str, Any] = {}
+        for name in _FIGURES:
+            if name not in get_args(Distance) and getattr(self, name) is not None:
+                bare[name] = Estimate(self.estimate(name).value, ())
+        return replace(self, **bare)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; the intervals stand beside the figures for whoever reads the file."""
