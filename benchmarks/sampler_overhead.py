@@ -1,12 +1,14 @@
 """What does a sampler cost a step, beside the model? Ours, diffusers' and the bare arithmetic, in one run.
 
-    python benchmarks/sampler_overhead.py [--device cpu] [--threads 1] [--steps 1000] [--rounds 7] [--out results/….json]
+    python benchmarks/sampler_overhead.py [--device cpu] [--threads 1] [--steps 1000] [--rounds 7] [--no-compile]
+                                          [--out results/….json]
 
 The model returns a constant tensor, so that all time is the sampler's. The yardstick is one out-of-place
 ``torch.add(x * a, out, alpha=b)``, the arithmetic of a step at eta 0. Contenders take turns, round after round; a
 figure is the median over rounds of microseconds a step, a ratio the median over rounds of the two times of one round.
 """
 
+import argparse
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -17,6 +19,7 @@ from _contest import Contender, Contest, Ratio, case, contest
 from _networks import network
 from _script import chosen, options, start, write
 from ddimkit import DDIMSampler, NoiseSchedule
+from ddimkit.noise import compile_noise
 
 SHAPE = (16, 1, 28, 28)
 
@@ -47,6 +50,19 @@ def ours(steps: int, device: torch.device, eta: float, noise: torch.Tensor | Non
     return lambda: _drop(sampler.sample(lambda x, t: constant, SHAPE, x_T=x, noise_fn=lambda draw, like: noise))
 
 
+def compiled(run: Callable[[], None]) -> Callable[[], None]:
+    """The same with the noise's integers from compiled code."""
+
+    def turn() -> None:
+        compile_noise()
+        try:
+            run()
+        finally:
+            compile_noise(False)
+
+    return turn
+
+
 def yardstick(steps: int, device: torch.device) -> Callable[[], None]:
     """The bare expression, as often as there are steps."""
     x, constant = torch.randn(SHAPE, device=device), torch.randn(SHAPE, device=device)
@@ -75,7 +91,7 @@ def _drop(value: object) -> None:
     del value
 
 
-def contenders(steps: int, device: torch.device, *, calls: int) -> dict[str, Contender]:
+def contenders(steps: int, device: torch.device, *, calls: int, with_compiled: bool) -> dict[str, Contender]:
     """All that take turns; diffusers only where it is installed."""
     noise = torch.randn(SHAPE, device=device)
     runs = {
@@ -84,6 +100,8 @@ def contenders(steps: int, device: torch.device, *, calls: int) -> dict[str, Con
         "ours, eta 1, noise given": ours(steps, device, 1.0, noise),
         "ours, eta 1, keyed noise": ours(steps, device, 1.0, None),
     }
+    if with_compiled:
+        runs["ours, eta 1, compiled noise"] = compiled(ours(steps, device, 1.0, None))
     if find_spec("diffusers"):
         runs |= {"diffusers, eta 0": peer(steps, device, 0.0, None), "diffusers, eta 1": peer(steps, device, 1.0, None)}
     else:
@@ -98,23 +116,29 @@ def compare(found: Contest) -> dict[str, Ratio]:
         ("ours, eta 0", "diffusers, eta 0", 1 / 6),
         ("ours, eta 1, noise given", "diffusers, eta 1", 1 / 8),
         ("ours, eta 1, keyed noise", "diffusers, eta 1", 2 / 3),
+        ("ours, eta 1, compiled noise", "diffusers, eta 1", 2 / 3),
         ("ours, eta 1, keyed noise", "bundled model's forward", 0.02),
+        ("ours, eta 1, compiled noise", "bundled model's forward", 0.02),
     ]
-    return {f"{one} / {other}": found.ratio(one, other, goal) for one, other, goal in pairs if other in found.seconds}
+    there = [pair for pair in pairs if {*pair[:2]} <= set(found.seconds)]
+    return {f"{one} / {other}": found.ratio(one, other, goal) for one, other, goal in there}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, and write if asked to."""
     parser = options(__doc__)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="whether to measure compiled noise too")
     arguments = parser.parse_args(argv)
     arguments.threads = arguments.threads or 1
     device = start(arguments)
     steps = chosen(arguments.steps, arguments, quick=3, cpu=1000, cuda=1000)
     rounds = chosen(arguments.rounds, arguments, quick=2, cpu=7, cuda=7)
-    found = contest(contenders(steps, device, calls=chosen(None, arguments, quick=1, cpu=20, cuda=20)), rounds)
+    with_compiled = chosen(arguments.compile, arguments, quick=False, cpu=True, cuda=True)
+    calls = chosen(None, arguments, quick=1, cpu=20, cuda=20)
+    found = contest(contenders(steps, device, calls=calls, with_compiled=with_compiled), rounds)
     result = case("a step", found, compare(found))
-    settings = {"shape": SHAPE, "steps": steps, "rounds": rounds}
+    settings = {"shape": SHAPE, "steps": steps, "rounds": rounds, "compiled": with_compiled}
     write(arguments, settings, {"unit": "step", **result}, peers=("diffusers",) if find_spec("diffusers") else ())
 
 
