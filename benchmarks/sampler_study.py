@@ -1,12 +1,13 @@
 """Which sampler and timesteps for a budget of model calls? Samplers, named spacings and searched lists at equal calls and noise.
 
     python benchmarks/sampler_study.py [--model mnist] [--weights FOLDER] [--work sampler-study] [--samples 1000]
-                                       [--calls 5,6,8,10,15,20,50,100] [--evaluations 200] [--samplers ddim,…] [--batch 1000]
-                                       [--minutes M] [--threads N] [--compile] [--device cpu] [--out results/….json]
-                                       [--pictures DIR] [--install]
+                                       [--calls 5,6,8,10,15,20,50,100] [--objectives gaussian,network,quality]
+                                       [--evaluations 200] [--samplers ddim,…] [--batch 1000] [--minutes M] [--threads N]
+                                       [--compile] [--device cpu] [--out results/….json] [--pictures DIR] [--install]
 
-Lists are searched first: by the exact error on the Gaussian of the real images' pixels, and by the distance of the network's
-few-step images to its own 200-step ones, in features. Everything drawn and found is kept in ``--work``; a later call goes on there.
+Lists are searched first: by the exact error on the Gaussian of the real images' pixels; by the distance of the network's few-step
+images to its own 200-step ones, in features; and by their kernel distance to real images that do not judge them later. Everything
+drawn and found is kept in ``--work``; a later call goes on there.
 Several processes can share the work, each with some of the ``--samplers`` and ``--threads`` of its own; a last one gathers it.
 ``--weights`` names a folder of one's own with model and yardstick, instead of those that are published.
 """
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from _subjects import find_model, find_yardstick, pick_device
 from ddimkit import ModelBundle, PlanSampler, optimize_timesteps
-from ddimkit.optimize import GaussianObjective, NetworkObjective
+from ddimkit.optimize import GaussianObjective, NetworkObjective, Objective, QualityObjective
 from ddimkit.quality import Yardstick
 from ddimkit.samplers.named import MAKERS
 from ddimkit.tradeoff import studies
@@ -44,20 +45,38 @@ def make(bundle: ModelBundle, name: str, **settings: object) -> PlanSampler:
     return bundle.sampler(MAKERS[name], **settings)
 
 
+def objectives(
+    bundle: ModelBundle, yardstick: Yardstick, arguments: argparse.Namespace, device: torch.device
+) -> dict[str, tuple[Objective, int]]:
+    """What lists are searched by, and how often each is asked: fewer times where the network draws many images."""
+    given, chosen = {"extractor": yardstick.extractor, "device": device}, arguments.objectives
+    found: dict[str, tuple[Objective, int]] = {}
+    if "gaussian" in chosen and yardstick.pixels is not None:
+        pixels = yardstick.pixels
+        found["gaussian"] = GaussianObjective(pixels.mean, pixels.spectrum, pixels.count), 1000
+    if "network" in chosen:
+        network = NetworkObjective(bundle, range(20_000, 20_024), range(21_000, 21_064), **given)
+        found["network"] = network, arguments.evaluations
+    if "quality" in chosen:
+        real = find_yardstick(arguments.model, arguments.weights, device, "train")
+        seeds, unseen = range(22_000, 22_256), range(23_000, 23_512)
+        found["quality"] = QualityObjective(bundle, real, seeds, unseen, batch=32, device=device), arguments.evaluations // 2
+    return found
+
+
 def search(bundle: ModelBundle, yardstick: Yardstick, arguments: argparse.Namespace, device: torch.device) -> list[SearchedList]:
-    """The lists of both objectives for every sampler without noise, one file a list; those there is no time for are left out."""
+    """The lists of every objective for every sampler it can judge, one file a list; those there is no time for are left out."""
     folder = arguments.work / f"lists-{str(bundle.weights_sha256())[:12]}-{arguments.evaluations}"
     folder.mkdir(exist_ok=True)
-    network = NetworkObjective(bundle, range(20_000, 20_024), range(21_000, 21_064), extractor=yardstick.extractor, device=device)
-    assert yardstick.pixels is not None
-    gaussian = GaussianObjective(yardstick.pixels.mean, yardstick.pixels.spectrum, yardstick.pixels.count)
+    by = objectives(bundle, yardstick, arguments, device)
     few = [calls for calls in arguments.calls if calls <= FEW]
-    wanted = [(name, calls, kind) for calls in few for name in SAMPLERS if name in arguments.samplers for kind in SEARCHED]
+    samplers = [name for name in arguments.samplers if name in (*SAMPLERS, *NOISY)]
+    pairs = [(name, kind) for kind in SEARCHED for name in samplers if kind == "quality" or name in SAMPLERS]
     found = []
-    for name, calls, kind in tqdm(wanted, unit="list"):
+    for calls, (name, kind) in tqdm([(calls, pair) for calls in few for pair in pairs], unit="list"):
         path = folder / f"{name}-{calls}-{kind}.json"
-        if not path.exists() and time.monotonic() < arguments.end:
-            objective, evaluations = (gaussian, 1000) if kind == "gaussian" else (network, arguments.evaluations)
+        if not path.exists() and kind in by and time.monotonic() < arguments.end:
+            objective, evaluations = by[kind]
             times = optimize_timesteps(make(bundle, name, steps=calls), calls, objective=objective, evaluations=evaluations)
             keep(SearchedList(name, calls, kind, tuple(times), times.gained, times.reason), path)
         if path.exists():
@@ -119,6 +138,7 @@ def main() -> None:
         "--calls", type=lambda text: [int(part) for part in text.split(",")], default=[5, 6, 8, 10, 15, 20, 50, 100]
     )
     parser.add_argument("--evaluations", type=int, default=200, help="of the network objective, for each list")
+    parser.add_argument("--objectives", type=lambda text: text.split(","), default=SEARCHED, help="of the lists to search for")
     parser.add_argument("--samplers", type=lambda text: text.split(","), default=[*SAMPLERS, *NOISY], help="these alone")
     parser.add_argument("--threads", type=int, help="of the processor; torch's own choice by default")
     parser.add_argument("--batch", type=int, help="images drawn at once; 64 on a CPU and 1000 elsewhere by default")

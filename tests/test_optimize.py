@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,8 +21,8 @@ from ddimkit import (
     optimize_timesteps,
 )
 from ddimkit.analytic import GaussianDenoiser, gaussian_error
-from ddimkit.optimize import GaussianObjective, NetworkObjective
-from ddimkit.quality import Extractor
+from ddimkit.optimize import GaussianObjective, NetworkObjective, QualityObjective
+from ddimkit.quality import Extractor, Reference, Yardstick
 from ddimkit.timesteps import Spacing
 
 LINEAR = NoiseSchedule.linear()
@@ -140,6 +141,33 @@ def test_samplers_with_noise_have_no_fine_image_to_come_close_to() -> None:
             optimize_timesteps(template, 3, objective=NetworkObjective(bundle, range(2), range(5, 7)))
 
 
+def real_images(count: int, seed: int) -> torch.Tensor:
+    """What the exact bundle's model knows."""
+    numbers = np.random.default_rng(seed).normal(size=(count, 16)) * np.sqrt(SPECTRUM[-16:]) + MEAN[:16] + 0.3
+    return torch.tensor(numbers, dtype=torch.float32).reshape(count, 1, 4, 4)
+
+
+def exact_yardstick() -> Yardstick:
+    pixels = Extractor(lambda x: x.flatten(1), name="pixels", sha256="1", rounding="none")
+    reference = Reference.of("toy", pixels(real_images(400, 0)), pixels)
+    return Yardstick.of(pixels, reference, real_images(100, 1), noise_images=100)
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_quality_itself_can_be_searched_for_with_and_without_noise(name: str) -> None:
+    bundle, yardstick = exact_bundle(), exact_yardstick()
+    objective = QualityObjective(bundle, yardstick, seeds=range(100), unseen=range(1000, 1200), batch=50)
+    template = bundle.sampler(DDIMSampler, steps=4, eta=float(name == "ddpm"))
+    found = optimize_timesteps(template, 4, objective=objective, evaluations=60)
+    assert found.gained
+    best, named = replace(template, steps=None, timesteps=found), replace(template, spacing=found.named)
+    drawn = [s.sample(bundle.model, (200, 1, 4, 4), seed=1000) for s in (best, named)]
+    fresh = [yardstick.judge(x, range(1000, 1200)).kernel for x in drawn]
+    assert fresh[0].value < fresh[1].value
+    assert (fresh[1] - fresh[0]).interval() == pytest.approx(found.gain, rel=1e-4)
+    assert found.value == pytest.approx(yardstick.judge(best.sample(bundle.model, (100, 1, 4, 4), seed=0), range(100)).kernel.value)
+
+
 def test_short_schedules_have_fewer_fine_steps() -> None:
     bundle = toy()
     objective = NetworkObjective(bundle, range(2), range(5, 7), fine_steps=200)
@@ -163,6 +191,8 @@ def test_the_fine_images_are_drawn_once() -> None:
         (lambda: optimize_timesteps(DDIMSampler(LINEAR, 5), 1001, objective=GAUSSIAN), "1001"),
         (lambda: NetworkObjective(toy(), range(4), range(3, 9)), "none in common"),
         (lambda: NetworkObjective(toy(), (), range(3, 9)), "must hold seeds"),
+        (lambda: QualityObjective(toy(), exact_yardstick(), range(4), range(3, 9)), "none in common"),
+        (lambda: QualityObjective(toy(), exact_yardstick(), device="gpu"), "cannot be used here"),
         (lambda: NetworkObjective(toy(), device="gpu"), "cannot be used here"),
     ],
 )

@@ -17,13 +17,14 @@ from ddimkit._arguments import LARGEST_START
 from ddimkit.analytic import Gaussian, error_of
 from ddimkit.loop import check_device
 from ddimkit.models.bundle import ModelBundle
-from ddimkit.quality.estimate import Estimate, bootstrap_weights, estimate_mean
+from ddimkit.quality.estimate import Estimate, bootstrap_weights, estimate_kernel, estimate_mean
 from ddimkit.quality.features import Extractor
+from ddimkit.quality.yardstick import Yardstick
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import FloatArray
 from ddimkit.timesteps import Spacing
 
-__all__ = ["GaussianObjective", "NetworkObjective", "Objective", "OptimizedTimesteps", "optimize_timesteps"]
+__all__ = ["GaussianObjective", "NetworkObjective", "Objective", "OptimizedTimesteps", "QualityObjective", "optimize_timesteps"]
 
 
 class Objective(Protocol):
@@ -75,7 +76,8 @@ def optimize_timesteps(template: PlanSampler, steps: int, *, objective: Objectiv
     Args:
         template: a sampler whose settings, timesteps aside, every candidate has.
         steps: how many timesteps.
-        objective: what to make small: :class:`GaussianObjective`, :class:`NetworkObjective` or one of your own.
+        objective: what to make small: :class:`GaussianObjective`, :class:`NetworkObjective`, :class:`QualityObjective` or one of
+            your own.
         evaluations: how often the objective may be asked, the named spacings included.
 
     Raises:
@@ -206,8 +208,7 @@ class NetworkObjective:
     _fine: dict[Any, FloatArray] = field(default_factory=dict[Any, FloatArray], init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.seeds or not self.unseen or set(self.seeds) & set(self.unseen):
-            raise ValueError("seeds and unseen must hold seeds, and none in common: what was searched on proves nothing")
+        _check_seeds(self.seeds, self.unseen)
         check_device(self.device)
 
     def value(self, sampler: PlanSampler) -> float:
@@ -238,8 +239,70 @@ class NetworkObjective:
 
     def _seen(self, sampler: PlanSampler, *, unseen: bool) -> FloatArray:
         seeds = self.unseen if unseen else self.seeds
-        shape = (len(seeds), *self.bundle.sample_shape)
-        images = sampler.sample(self.bundle.model, shape, seed=list(seeds), device=self.device)
-        if self.extractor is not None:
-            return self.extractor(images)
-        return images.reshape(len(seeds), -1).to("cpu", torch.float64).numpy()
+        return _draw(sampler, self.bundle, seeds, self.extractor, len(seeds), self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class QualityObjective:
+    """The kernel distance of a model's few-step images from real ones, which is what they are judged by in the end.
+
+    It asks for more images than :class:`NetworkObjective`. In return it searches for samplers that add noise too, and what it finds
+    may be better than many steps of the same sampler.
+
+    Args:
+        bundle: the model.
+        yardstick: the real images and the features; take others than those that judge the list afterwards.
+        seeds: of the images that the search looks at.
+        unseen: of those that decide whether it gained.
+        batch: images drawn at once.
+        device: where the model runs.
+
+    Raises:
+        ValueError: no seeds, or seeds that are in both.
+    """
+
+    bundle: ModelBundle
+    yardstick: Yardstick
+    seeds: Sequence[int] = range(256)
+    unseen: Sequence[int] = range(1000, 1512)
+    batch: int = 64
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        _check_seeds(self.seeds, self.unseen)
+        check_device(self.device)
+
+    def value(self, sampler: PlanSampler) -> float:
+        """The distance over ``seeds``."""
+        return self._distance(sampler, self.seeds).value
+
+    def gain(self, sampler: PlanSampler, than: PlanSampler) -> tuple[float, float]:
+        """The 95 % interval over ``unseen``, paired by seeds."""
+        return (self._distance(than, self.unseen) - self._distance(sampler, self.unseen)).interval()
+
+    def _distance(self, sampler: PlanSampler, seeds: Sequence[int]) -> Estimate:
+        features = _draw(sampler, self.bundle, seeds, self.yardstick.extractor, self.batch, self.device)
+        return estimate_kernel(features, self.yardstick.reference.kernel, bootstrap_weights(seeds))
+
+
+def _check_seeds(seeds: Sequence[int], unseen: Sequence[int]) -> None:
+    if not seeds or not unseen or set(seeds) & set(unseen):
+        raise ValueError("seeds and unseen must hold seeds, and none in common: what was searched on proves nothing")
+
+
+def _draw(
+    sampler: PlanSampler,
+    bundle: ModelBundle,
+    seeds: Sequence[int],
+    extractor: Extractor | None,
+    batch: int,
+    device: torch.device | str,
+) -> FloatArray:
+    """(N, d): the features of the images of some seeds, their pixels where there is no extractor."""
+    found = list[FloatArray]()
+    for first in range(0, len(seeds), batch):
+        part = list(seeds[first : first + batch])
+        images = sampler.sample(bundle.model, (len(part), *bundle.sample_shape), seed=part, device=device)
+        pixels = images.reshape(len(part), -1).to("cpu", torch.float64).numpy()
+        found.append(pixels if extractor is None else extractor(images))
+    return np.concatenate(found)

@@ -17,7 +17,7 @@ from ddimkit.quality.statistics import as_features
 __all__ = ["SEARCHED", "BudgetResult", "BudgetStudy", "SearchedList", "best_of", "budget_findings", "halves", "searched_findings"]
 
 _SCHEMA = 1
-SEARCHED = ("gaussian", "network")
+SEARCHED = ("gaussian", "network", "quality")
 """What the spacing of a searched list is called, after the objective of its search."""
 
 
@@ -28,7 +28,7 @@ class SearchedList:
     Attributes:
         sampler: name of the sampler in :data:`~ddimkit.samplers.named.MAKERS`.
         calls: number of timesteps.
-        objective: ``"gaussian"`` or ``"network"``.
+        objective: ``"gaussian"``, ``"network"`` or ``"quality"``.
         timesteps: the list; the best named spacing's where nothing was gained.
         gained: whether the search's own validation confirmed it.
         reason: what came of the search, in a sentence.
@@ -49,7 +49,7 @@ class BudgetResult:
     Attributes:
         sampler: name of the sampler in :data:`~ddimkit.samplers.named.MAKERS`.
         calls: model calls.
-        spacing: a named spacing, ``"gaussian"`` or ``"network"``.
+        spacing: a named spacing, or the objective of a searched list.
         timesteps: the timesteps walked.
         quality: distances to real images.
         halves: the kernel distance of the even and of the odd seeds.

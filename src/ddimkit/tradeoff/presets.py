@@ -34,7 +34,7 @@ class Choice:
         steps: its steps.
         reason: why, from the study; or that there is none.
         eta: of DDIM, None for a sampler without one.
-        spacing: how the steps are spaced, or ``"gaussian"`` or ``"network"`` for a list that was searched for.
+        spacing: how the steps are spaced, or the objective by which a list was searched for.
         timesteps: that list; None for a named spacing.
     """
 
