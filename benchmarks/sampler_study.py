@@ -16,8 +16,9 @@ import argparse
 import json
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 from tqdm import tqdm
@@ -27,6 +28,7 @@ from ddimkit import ModelBundle, PlanSampler, optimize_timesteps
 from ddimkit.optimize import GaussianObjective, NetworkObjective, Objective, QualityObjective
 from ddimkit.quality import Yardstick
 from ddimkit.samplers.named import MAKERS
+from ddimkit.timesteps import Spacing
 from ddimkit.tradeoff import studies
 from ddimkit.tradeoff.budget import SEARCHED, BudgetResult, BudgetStudy, SearchedList, budget_findings, halves
 from ddimkit.tradeoff.budget_chart import draw_budget
@@ -36,8 +38,11 @@ from ddimkit.tradeoff.timing import describe_machine, versions
 
 SAMPLERS = ("ddim", "dpm-2m", "dpm-3m", "unipc-2", "unipc-3")
 NOISY = ("ddpm", "dpm-2m-sde", "dpm-3m-sde")
-SPACINGS = ("trailing", "leading", "linspace", "quadratic", "log_snr")
-FEW = 20  # calls up to which all spacings are judged and lists searched
+SPACINGS = get_args(Spacing)
+FEW = 20  # calls up to which lists are searched
+SOME = 50  # calls up to which all spacings are judged
+NETWORK_SEEDS, FINE = (range(20_000, 20_024), range(21_000, 21_064)), 200
+QUALITY_SEEDS = range(22_000, 22_256), range(23_000, 23_512)
 
 
 def make(bundle: ModelBundle, name: str, **settings: object) -> PlanSampler:
@@ -45,30 +50,50 @@ def make(bundle: ModelBundle, name: str, **settings: object) -> PlanSampler:
     return bundle.sampler(MAKERS[name], **settings)
 
 
-def objectives(
-    bundle: ModelBundle, yardstick: Yardstick, arguments: argparse.Namespace, device: torch.device
-) -> dict[str, tuple[Objective, int]]:
-    """What lists are searched by, and how often each is asked: fewer times where the network draws many images."""
-    given, chosen = {"extractor": yardstick.extractor, "device": device}, arguments.objectives
-    found: dict[str, tuple[Objective, int]] = {}
-    if "gaussian" in chosen and yardstick.pixels is not None:
+@dataclass(frozen=True)
+class Search:
+    """By what lists are searched.
+
+    Args:
+        objective: what is made small.
+        evaluations: how often it is asked.
+        about: whence its figures come, as plain JSON values.
+    """
+
+    objective: Objective
+    evaluations: int
+    about: dict[str, object]
+
+
+def searches(bundle: ModelBundle, yardstick: Yardstick, arguments: argparse.Namespace, device: torch.device) -> dict[str, Search]:
+    """Every objective that was asked for; those that draw images are asked less often."""
+    extractor, found = yardstick.extractor, dict[str, Search]()
+    if "gaussian" in arguments.objectives and yardstick.pixels is not None:
         pixels = yardstick.pixels
-        found["gaussian"] = GaussianObjective(pixels.mean, pixels.spectrum, pixels.count), 1000
-    if "network" in chosen:
-        network = NetworkObjective(bundle, range(20_000, 20_024), range(21_000, 21_064), **given)
-        found["network"] = network, arguments.evaluations
-    if "quality" in chosen:
+        found["gaussian"] = Search(
+            GaussianObjective(pixels.mean, pixels.spectrum, pixels.count), 1000, {"pixels of": "the train split"}
+        )
+    if "network" in arguments.objectives:
+        network = NetworkObjective(bundle, *NETWORK_SEEDS, FINE, extractor, device)
+        about = {"fine_steps": FINE, "seeds": _ends(NETWORK_SEEDS), "extractor_sha256": extractor.sha256}
+        found["network"] = Search(network, arguments.evaluations, about)
+    if "quality" in arguments.objectives:
         real = find_yardstick(arguments.model, arguments.weights, device, "train")
-        seeds, unseen = range(22_000, 22_256), range(23_000, 23_512)
-        found["quality"] = QualityObjective(bundle, real, seeds, unseen, batch=32, device=device), arguments.evaluations // 2
+        quality = QualityObjective(bundle, real, *QUALITY_SEEDS, batch=32, device=device)
+        about = {"reference": asdict(real.reference.label), "seeds": _ends(QUALITY_SEEDS)}
+        found["quality"] = Search(quality, arguments.evaluations // 2, about)
     return found
+
+
+def _ends(seeds: tuple[range, range]) -> dict[str, tuple[int, int]]:
+    return {name: (part.start, part.stop) for name, part in zip(("searched", "unseen"), seeds, strict=True)}
 
 
 def search(bundle: ModelBundle, yardstick: Yardstick, arguments: argparse.Namespace, device: torch.device) -> list[SearchedList]:
     """The lists of every objective for every sampler it can judge, one file a list; those there is no time for are left out."""
     folder = arguments.work / f"lists-{str(bundle.weights_sha256())[:12]}-{arguments.evaluations}"
     folder.mkdir(exist_ok=True)
-    by = objectives(bundle, yardstick, arguments, device)
+    by = searches(bundle, yardstick, arguments, device)
     few = [calls for calls in arguments.calls if calls <= FEW]
     samplers = [name for name in arguments.samplers if name in (*SAMPLERS, *NOISY)]
     pairs = [(name, kind) for kind in SEARCHED for name in samplers if kind == "quality" or name in SAMPLERS]
@@ -76,12 +101,12 @@ def search(bundle: ModelBundle, yardstick: Yardstick, arguments: argparse.Namesp
     for calls, (name, kind) in tqdm([(calls, pair) for calls in few for pair in pairs], unit="list"):
         path = folder / f"{name}-{calls}-{kind}.json"
         if not path.exists() and kind in by and time.monotonic() < arguments.end:
-            objective, evaluations = by[kind]
-            times = optimize_timesteps(make(bundle, name, steps=calls), calls, objective=objective, evaluations=evaluations)
-            keep(SearchedList(name, calls, kind, tuple(times), times.gained, times.reason), path)
+            asked, template = by[kind], make(bundle, name, steps=calls)
+            times = optimize_timesteps(template, calls, objective=asked.objective, evaluations=asked.evaluations)
+            about = {**asked.about, "evaluations": times.evaluations, "of": asked.evaluations, "named": times.named}
+            keep(SearchedList(name, calls, kind, tuple(times), times.gained, times.reason, about), path)
         if path.exists():
-            saved = json.loads(path.read_text())
-            found.append(SearchedList(**{**saved, "timesteps": tuple(saved["timesteps"])}))
+            found.append(SearchedList.from_dict(json.loads(path.read_text())))
     return found
 
 
@@ -100,7 +125,7 @@ def judge(
         (name, calls, spacing, make(bundle, name, steps=calls, spacing=spacing))
         for calls in arguments.calls
         for name in arguments.samplers
-        for spacing in (SPACINGS if calls <= FEW and name in SAMPLERS else ("trailing",))
+        for spacing in (SPACINGS if calls <= SOME and name in SAMPLERS else ("trailing",))
     ]
     walks += [(x.sampler, x.calls, x.objective, make(bundle, x.sampler, timesteps=x.timesteps)) for x in lists if x.gained]
     walks.sort(key=lambda walk: walk[1])
@@ -162,7 +187,12 @@ def main() -> None:
         bundle.model.compile(dynamic=False)
     lists = search(bundle, yardstick, arguments, device)
     results = judge(bundle, yardstick, lists, arguments, device)
-    study = BudgetStudy(identity(bundle), describe_machine(device), versions(), tuple(results), tuple(lists))
+    settings = {
+        "samples": arguments.samples,
+        "noise": make(bundle, "ddim", steps=1).record()["noise"],
+        "compiled": arguments.compile,
+    }
+    study = BudgetStudy(identity(bundle), describe_machine(device), versions(), tuple(results), tuple(lists), settings)
     result = arguments.work / "results.json"
     study.save(result)
     references = budget_references(study, bundle)

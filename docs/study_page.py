@@ -52,10 +52,11 @@ def budget_page(name: str) -> str:
     study = None if bundle is None else find_budget_study(bundle)
     if bundle is None or study is None or not study.results:
         return f"No study of samplers and timestep lists of the {name} model's present weights has been made yet.\n"
-    references = budget_references(study, bundle)
+    references, curve = budget_references(study, bundle), find_study(bundle)
     parts = [
         "## The best of each budget",
         _about(study),
+        "" if curve is None else _table(QUALITY_COLUMNS[:-2], _scale(curve)),
         _picture(name, "budget", "kernel distance against model calls"),
         _table(("model calls", "sampler", "timesteps", "kernel distance, chosen by other images"), _best(study)),
         "\n".join(f"- {finding}" for finding in budget_findings(study, references)),

@@ -22,10 +22,9 @@ from ddimkit.tradeoff.studies import find_budget_study, identity
 
 
 def study(*results: BudgetResult, **changes) -> BudgetStudy:
-    lists = (SearchedList("ddim", 5, "network", (9, 7, 5, 3, 1), True, "0.1 against 0.2"),)
-    return replace(
-        BudgetStudy({"name": "toy", "weights_sha256": "123"}, {"processor": "one"}, {"torch": "2"}, results, lists), **changes
-    )
+    lists = (SearchedList("ddim", 5, "network", (9, 7, 5, 3, 1), True, "0.1 against 0.2", {"evaluations": 7}),)
+    about = {"name": "toy", "weights_sha256": "123"}, {"processor": "one"}, {"torch": "2"}
+    return replace(BudgetStudy(*about, results, lists, {"samples": 100}), **changes)
 
 
 def estimate(value: float, errors: NDArray[np.float64]) -> Estimate:
@@ -37,7 +36,8 @@ STUDY = study(result("ddim", 5, 3.0), result("dpm-2m", 5, 1.0), result("ddim", 1
 
 
 def test_the_best_of_each_budget_is_named_beside_the_references() -> None:
-    said = budget_findings(STUDY, {"DDIM-50": quality(1.0, common=0.02, width=0.002), "DDPM-1000": quality(1.5)})
+    references = {"DDIM-50": quality(1.0, width=0.002, count=2000), "DDPM-1000": quality(1.5, count=2000)}
+    said = budget_findings(STUDY, references)
     assert said[0].startswith("At 5 calls the best is dpm-2m-5 trailing: kernel distance 1 (")
     assert "by images that did not choose it; " in said[0]
     assert said[0].endswith("no different from DDIM-50, better than DDPM-1000.")
@@ -45,6 +45,14 @@ def test_the_best_of_each_budget_is_named_beside_the_references() -> None:
     assert said[1].endswith("worse than DDIM-50, worse than DDPM-1000.")
     assert len(said) == 3
     assert budget_findings(STUDY, {})[1].endswith("that did not choose it.")
+
+
+def test_the_frechet_distance_is_held_against_as_many_images_alone() -> None:
+    best, other = (replace(quality(1.0), frechet=estimate(value, np.zeros(400))) for value in (7.0, 9.0))
+    few = replace(other, seeds=((0, 10),))
+    said = budget_findings(study(replace(result("ddim", 5, 1.0), quality=best), lists=()), {"DDIM-50": other, "DDPM-1000": few})
+    assert said[0].endswith("; Fréchet distance 7, better than DDIM-50 (9).")
+    assert "Fréchet" not in budget_findings(STUDY, {"DDPM-1000": few})[0]
 
 
 def test_a_choice_among_equals_is_not_flattered() -> None:

@@ -199,14 +199,28 @@ def test_the_studies_take_a_folder_of_ones_own(
     assert found["model"]["name"] == "cifar10"
     assert {c["quality"]["label"]["extractor"] for c in found["configurations"]} == {"cifar10 features"}
     assert "sigma-hat-2" in capsys.readouterr().out
-    monkeypatch.setattr(samplers, "search", lambda *_: [])
     monkeypatch.setattr(samplers, "SAMPLERS", ("ddim", "dpm-2m"))
-    monkeypatch.setattr(samplers, "NOISY", ())
-    run(samplers, monkeypatch, *common, "--work", tmp_path / "samplers", "--samples", 10, "--calls", "3")
-    results = json.loads((tmp_path / "samplers" / "results.json").read_text())["results"]
-    assert {(r["sampler"], r["spacing"]) for r in results} == {
-        (name, spacing) for name in ("ddim", "dpm-2m") for spacing in samplers.SPACINGS
-    }
+    monkeypatch.setattr(samplers, "NOISY", ("ddpm",))
+    monkeypatch.setattr(samplers, "NETWORK_SEEDS", (range(2), range(5, 8)))
+    monkeypatch.setattr(samplers, "QUALITY_SEEDS", (range(6), range(6, 12)))
+    work = ("--work", tmp_path / "samplers", "--samples", 10, "--calls", "3", "--evaluations", 24)
+    for name in ("ddim", "dpm-2m"):  # each as a process of its own would
+        run(samplers, monkeypatch, *common, *work, "--objectives", "network,quality", "--samplers", name)
+    monkeypatch.setattr(samplers, "optimize_timesteps", None)
+    run(samplers, monkeypatch, *common, *work, "--objectives", "network", "--samplers", "ddim,dpm-2m")
+    run(samplers, monkeypatch, *common, *work, "--objectives", "")
+    saved = json.loads((tmp_path / "samplers" / "results.json").read_text())
+    found = {(x["sampler"], x["objective"]): x for x in saved["lists"]}
+    assert set(found) == {(name, kind) for name in ("ddim", "dpm-2m") for kind in ("network", "quality")}
+    for (_, kind), x in found.items():
+        assert len(x["timesteps"]) == 3
+        assert x["search"]["evaluations"] <= x["search"]["of"] == {"network": 24, "quality": 12}[kind]
+        assert x["search"]["seeds"]["searched"] == {"network": [0, 2], "quality": [0, 6]}[kind]
+    named = {(name, spacing) for name in ("ddim", "dpm-2m") for spacing in samplers.SPACINGS}
+    gained = {pair for pair, x in found.items() if x["gained"]}
+    assert {(r["sampler"], r["spacing"]) for r in saved["results"]} == named | gained | {("ddpm", "trailing")}
+    assert gained  # else no list was judged here
+    assert saved["settings"]["samples"] == 10
 
 
 def test_the_time_for_few_and_for_many(

@@ -53,6 +53,8 @@ def test_the_best_of_each_budget_is_shown_with_what_the_search_found(known: Path
     assert "| 10 | ddim | trailing | 2.0000 (" in text
     assert "| dpm-2m | 5 | network | 9, 7, 5, 3, 1 | 0.1 against 0.2 |" in text
     assert "- At 10 calls the best is ddim-10 trailing" in text
+    for end in ("other real images (floor)", "DDPM-1000", "noise"):
+        assert f"\n| {end} |" in text
     assert "worse than DDIM-50" in text
     assert "![" not in text
     (known / "toy-budget.png").touch()

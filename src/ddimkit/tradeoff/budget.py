@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class SearchedList:
         timesteps: the list; the best named spacing's where nothing was gained.
         gained: whether the search's own validation confirmed it.
         reason: what came of the search, in a sentence.
+        search: what was asked, how often and of which seeds, as plain JSON values.
     """
 
     sampler: str
@@ -40,6 +41,12 @@ class SearchedList:
     timesteps: tuple[int, ...]
     gained: bool
     reason: str
+    search: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> "SearchedList":
+        """Read what ``dataclasses.asdict`` gave."""
+        return cls(**{**saved, "timesteps": tuple(saved["timesteps"])})
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ class BudgetStudy:
         versions: of Python, torch, numpy and ddimkit.
         results: what was judged.
         lists: what was searched for.
+        settings: how the images were drawn.
     """
 
     model: Mapping[str, Any]
@@ -85,6 +93,7 @@ class BudgetStudy:
     versions: Mapping[str, str]
     results: tuple[BudgetResult, ...]
     lists: tuple[SearchedList, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def at(self, calls: int) -> list[BudgetResult]:
         """The results of a number of calls, the closest to real images first."""
@@ -102,7 +111,7 @@ class BudgetStudy:
     def save(self, path: Path) -> None:
         """Write as JSON."""
         results = [{**asdict(r), "quality": r.quality.to_dict()} for r in self.results]
-        fields = {"model": self.model, "machine": self.machine, "versions": self.versions}
+        fields = {"model": self.model, "machine": self.machine, "versions": self.versions, "settings": self.settings}
         saved = {"schema_version": _SCHEMA, **fields, "lists": [asdict(found) for found in self.lists], "results": results}
         path.write_text(json.dumps(saved) + "\n")
 
@@ -118,21 +127,17 @@ class BudgetStudy:
             saved = json.loads(Path(path).read_text())
             if saved["schema_version"] != _SCHEMA:
                 raise DDIMKitError(f"{path} is of schema {saved['schema_version']}; this version reads schema {_SCHEMA}")
-            lists = tuple(SearchedList(**_listed(found)) for found in saved["lists"])
+            lists = tuple(SearchedList.from_dict(found) for found in saved["lists"])
             results = tuple(_result(saved_result) for saved_result in saved["results"])
-            return cls(saved["model"], saved["machine"], saved["versions"], results, lists)
+            return cls(saved["model"], saved["machine"], saved["versions"], results, lists, saved["settings"])
         except (KeyError, TypeError, ValueError) as error:
             raise DDIMKitError(f"{path} is no study of budgets: {type(error).__name__} {error}") from error
 
 
-def _listed(saved: Mapping[str, Any]) -> dict[str, Any]:
-    return {**saved, "timesteps": tuple(saved["timesteps"])}
-
-
 def _result(saved: Mapping[str, Any]) -> BudgetResult:
     even, odd = (Estimate(float(half["value"]), tuple(half["replicates"])) for half in saved["halves"])
-    fields: dict[str, Any] = {**_listed(saved), "quality": Quality.from_dict(saved["quality"]), "halves": (even, odd)}
-    return BudgetResult(**fields)
+    fields = {**saved, "timesteps": tuple(saved["timesteps"]), "quality": Quality.from_dict(saved["quality"])}
+    return BudgetResult(**{**fields, "halves": (even, odd)})
 
 
 def halves(features: ArrayLike, reference: Reference) -> tuple[Estimate, Estimate]:
@@ -180,9 +185,18 @@ def budget_findings(study: BudgetStudy, references: Mapping[str, Quality]) -> li
         beside = [f"{_word(distance - _comparable(other, best).kernel)} {name}" for name, other in references.items()]
         said.append(
             f"At {calls} calls the best is {best.label}: kernel distance {distance.value:.3g} ({low:.3g} to {high:.3g}), "
-            "by images that did not choose it" + (f"; {', '.join(beside)}." if beside else ".")
+            "by images that did not choose it" + (f"; {', '.join(beside)}" if beside else "") + _frechet(best, references) + "."
         )
     return [*said, *searched_findings(study)]
+
+
+def _frechet(best: BudgetResult, references: Mapping[str, Quality]) -> str:
+    """The Fréchet distance beside those of as many images; nothing where there are none."""
+    alike = {name: other for name, other in references.items() if other.count == best.quality.count}
+    beside = [
+        f"{_word(difference(best.quality, other, 'frechet'))} {name} ({other.frechet.value:.3g})" for name, other in alike.items()
+    ]
+    return f"; Fréchet distance {best.quality.frechet.value:.3g}, {', '.join(beside)}" if beside else ""
 
 
 def _comparable(reference: Quality, best: BudgetResult) -> Quality:
