@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ddimkit import ModelBundle, NoiseSchedule, TradeoffCurve
-from ddimkit.quality import Estimate, Label, Quality
+from ddimkit.quality import Estimate, Extractor, Label, Quality, Reference, Yardstick
 from ddimkit.tradeoff.budget import BudgetResult
 from ddimkit.tradeoff.results import ConfigurationResult, Spread
 from probes import Counting, smooth
@@ -22,6 +23,15 @@ def toy(model: Any = None, **changes: Any) -> ModelBundle:
     """An elementwise model of x0 whose calls are counted."""
     settings: dict[str, Any] = {"sample_shape": SHAPE, "prediction": "x0", "clip": (-1.0, 1.0), "name": "toy", **changes}
     return ModelBundle(Counting(smooth) if model is None else model, SCHEDULE, **settings)
+
+
+REAL = torch.empty(400, *SHAPE).uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(0))
+
+
+def toy_yardstick(sha256: str = "quarters", **settings: Any) -> Yardstick:
+    """Judges the toy's images by the means of their quarters."""
+    extractor = Extractor(lambda x: torch.nn.functional.avg_pool2d(x, 2).flatten(1), name="quarters", sha256=sha256, **settings)
+    return Yardstick.of(extractor, Reference.of("toys test", extractor(REAL[:200]), extractor), REAL[200:], noise_images=200)
 
 
 def blue(x: Tensor, t: Tensor) -> Tensor:

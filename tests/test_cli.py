@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curves import SHAPE, TOTAL, curve, result, toy
+from curves import LINE, SHAPE, TOTAL, curve, judged, result, study, toy
 from ddimkit import DDIMSampler, DDPMSampler, Plan, TradeoffCurve
 from ddimkit.tradeoff import charts, figures
 from ddimkit.tradeoff import sweep as sweeping
@@ -26,7 +26,7 @@ from ddimkit import cli
 # A user's own module, as `--model` and `--sampler` import it from the current folder.
 MODULE = """
 import os
-from curves import toy
+from curves import toy, toy_yardstick
 from plugins import AdamsBashforth2
 from probes import smooth
 
@@ -43,6 +43,8 @@ model = Stopping()
 bundle = toy(model)
 flat = toy(smooth, name="flat")
 object.__setattr__(flat, "sample_shape", (3,))
+
+yardstick = toy_yardstick()
 
 class inner:
     bundle = bundle
@@ -200,6 +202,45 @@ def test_a_stopped_sweep_says_how_to_go_on_and_goes_on(run: Run, tmp_path: Path)
     code, _, _ = run(*plain, "--eta", "0.5")
     assert str(code).startswith("ddimkit: ddimkit-study holds a sweep of another model, machine or other settings")
     assert run(*plain, "--eta", "0.5", "--restart")[0] == 0
+
+
+def test_sweep_judges_quality_as_asked(run: Run, tmp_path: Path) -> None:
+    """The baseline by a study's figures, of which there are none here, or by its own."""
+    quick = (*SWEEP, "--eta", "0", "--sampler", "ddim", "--yardstick", "mymodule:yardstick", "--out")
+    for options, short, long in ((("--quality-samples", "6"), 6, 0), (("--quality-samples", "6", "--full"), 6, 6), ((), 2000, 0)):
+        code, out, _ = run(*quick, "".join(options) or "default", *options)
+        assert code == 0
+        assert "the scale: other real images" in out
+        found = TradeoffCurve.load(tmp_path / ("".join(options) or "default") / "results.json")
+        counts = {c.label: 0 if c.quality is None else c.quality.count for c in found.configurations}
+        assert counts == {"DDPM-20": long, "DDIM-4": short, "DDIM-2": short}
+        assert long or "no study of this model: take --full" in found.baseline.quality_note
+    assert run(*quick, "none", "--quality-samples", "0")[0] == 0
+    assert TradeoffCurve.load(tmp_path / "none" / "results.json").floor is None
+    assert "at least 5" in str(run(*quick, "few", "--quality-samples", "3")[0])
+
+
+def test_recommend_says_why(run: Run, tmp_path: Path) -> None:
+    study(*judged(LINE)).save(tmp_path / "mine.json")
+    code, out, _ = run("recommend", "mine.json", "--tolerance", "0.1")
+    assert code == 0
+    first, *reasons = out.splitlines()
+    assert first == "DDIM with eta 0: 60 steps"
+    assert reasons[0].startswith("- Kernel distance to real images, the scale: other real images 0, DDPM-1000 1 (")
+    assert any("DDIM-20 is outside" in reason for reason in reasons)
+    assert run("recommend", "mine.json", "--tolerance", "0.6", "--buffer", "0")[1].startswith("DDIM with eta 0: 20 steps")
+    study(*judged({10: 3.0, 100: 2.0})).save(tmp_path / "far.json")
+    assert run("recommend", "far.json")[1].startswith("No recommendation\n")
+    code, out, _ = run("recommend", "mine.json", "--sampler", "ddim", "--eta", "0", "--tolerance", "0.1", "--json")
+    assert json.loads(out)["steps"] == 60
+    assert "nothing judged to recommend from" in str(run("recommend", "mine.json", "--eta", "1")[0])
+    assert "there is no committed study" in str(run("recommend", "--model", "mymodule:bundle")[0])
+
+
+def test_recommend_takes_the_bundled_models_study(run: Run) -> None:
+    code, out, _ = run("recommend")
+    assert code == 0
+    assert "the scale: other real images" in out
 
 
 def test_compare(run: Run, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curves import BASELINE, LABEL, curve, result
+from curves import BASELINE, LABEL, curve, quality, result
 from ddimkit import DDIMKitError, TradeoffCurve
 from ddimkit.quality import Estimate, Quality
 from ddimkit.tradeoff.compare import compare
@@ -177,6 +177,11 @@ def test_refining_is_said_to_draw_the_same_image_or_another() -> None:
         "same seed, as a share of the distance between different seeds: 0.75 at 10, 0.05 at 50."
     )
     assert wanted in said
+    made = [replace(c, quality=quality(2.0 if c.steps == 50 else 9.0)) for c in made]
+    for distance, word in ((1.0, "better than"), (3.0, "worse than"), (2.0, "no different from")):
+        better = replace(finest, quality=quality(distance))
+        text = "\n".join(findings(curve(better, *made, finest="DDIM-1000", other_seeds_distance=0.4)))
+        assert f"By kernel distance the images of 1000 steps are {word} those of 50: the difference is {2 - distance:.2g} (" in text
     noisy = replace(result(steps=50, eta=1.0), same_seed_distance=0.3)
     for unsaid in (curve(finest, noisy, finest="DDIM-1000", other_seeds_distance=0.4), curve(finest, *made, finest="DDIM-1000")):
         assert not any(s.startswith("Refining") for s in findings(unsaid))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from curves import SHAPE, blue, toy
+from curves import REAL, SHAPE, blue, toy, toy_yardstick
 from ddimkit import DDIMKitError, DDIMSampler, TradeoffCurve, sweep
 from ddimkit.analytic import Gaussian, gaussian_error
-from ddimkit.quality import Extractor, Reference, Training, Yardstick
+from ddimkit.quality import Training
 from ddimkit.quality.features import to_bytes
 from ddimkit.samplers.named import sigma_hat
 from ddimkit.tradeoff import judging as judgement
@@ -22,15 +22,7 @@ from ddimkit.tradeoff.judging import Judging, SampleCounts, draw
 from ddimkit.tradeoff.report import write_report
 
 CPU = torch.device("cpu")
-REAL = torch.empty(400, *SHAPE).uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(0))
-
-
-def yardstick(sha256: str = "quarters", **settings) -> Yardstick:
-    extractor = Extractor(lambda x: torch.nn.functional.avg_pool2d(x, 2).flatten(1), name="quarters", sha256=sha256, **settings)
-    return Yardstick.of(extractor, Reference.of("toys test", extractor(REAL[:200]), extractor), REAL[200:], noise_images=200)
-
-
-YARDSTICK = yardstick()
+YARDSTICK = toy_yardstick()
 
 
 def sampler(steps: int = 4, **settings) -> DDIMSampler:
@@ -55,7 +47,7 @@ def test_exactly_as_many_images_as_asked_whatever_the_batches(count: int) -> Non
 
 
 def test_unrounded_images_are_judged_unrounded() -> None:
-    plain = yardstick(rounding="none")
+    plain = toy_yardstick(rounding="none")
     drawn = draw(sampler(), toy(), 10, plain, device=CPU)
     images = sampler().sample(toy().model, (10, *SHAPE), seed=0)
     np.testing.assert_allclose(drawn.features, plain.extractor(images), atol=1e-7)
@@ -84,8 +76,8 @@ def test_drawn_images_are_kept_and_gone_on_from(tmp_path: Path) -> None:
         (sampler(clip=None), toy(), YARDSTICK),
         (sampler(), toy(blue), YARDSTICK),
         (sampler(), toy(sample_shape=(1, 8, 8)), YARDSTICK),
-        (sampler(), toy(), yardstick("others")),
-        (sampler(), toy(), yardstick(rounding="none")),
+        (sampler(), toy(), toy_yardstick("others")),
+        (sampler(), toy(), toy_yardstick(rounding="none")),
     ],
 )
 def test_images_of_something_else_are_refused(other, tmp_path: Path) -> None:
@@ -170,7 +162,7 @@ def test_what_takes_too_long_comes_from_the_study_and_says_so() -> None:
     assert "no study of this model" in judging.from_study(made[0], toy()).note
     nameless = Judging(YARDSTICK, SampleCounts(25), replace(study, model={**study.model, "weights_sha256": None}))
     assert "no study of this model" in nameless.from_study(made[0], toy()).note  # two functions are not one model
-    elsewhere = Judging(yardstick("others"), SampleCounts(25), study)
+    elsewhere = Judging(toy_yardstick("others"), SampleCounts(25), study)
     assert "another measure" in elsewhere.from_study(made[0], Known()).note  # type: ignore[arg-type]
 
 

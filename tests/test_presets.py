@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 
 from curves import LINE, budgeted, judged, study, toy
-from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, DPMSolverPPSampler, ModelBundle, NoiseSchedule, preset
+from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, DPMSolverPPSampler, ModelBundle, NoiseSchedule, load_pretrained, preset
+from ddimkit.quality import load_yardstick
 from ddimkit.samplers.named import sigma_hat
 from ddimkit.tradeoff import presets
 from ddimkit.tradeoff.budget import BudgetResult, BudgetStudy
 from ddimkit.tradeoff.presets import choices, from_study
+from ddimkit.tradeoff.studies import find_budget_study, find_study
 
 SCHEDULE = NoiseSchedule.cosine(1000)
 
@@ -66,6 +68,19 @@ def test_ddpm_in_a_study_takes_no_eta(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presets, "find_study", lambda model: known)
     monkeypatch.setattr(presets, "find_budget_study", lambda model: None)
     assert preset("realtime", model=bundle(), refinable=False) == bundle().sampler(DDPMSampler, steps=10)
+
+
+def test_the_bundled_models_presets_rest_on_a_study_of_its_very_weights() -> None:
+    mnist, yardstick = load_pretrained("mnist"), load_yardstick("mnist")
+    known = find_study(mnist)
+    assert known is not None
+    assert known.baseline.quality is not None
+    assert known.baseline.quality.label == yardstick.reference.label
+    for refinable in (True, False):
+        made = choices(mnist, refinable=refinable)
+        assert made == from_study(known, find_budget_study(mnist), refinable=refinable)
+        assert [name for name, choice in made.items() if "no study" in choice.reason] == []
+    assert find_study(ModelBundle(mnist.model, NoiseSchedule.cosine(), sample_shape=(1, 28, 28))) is None
 
 
 def test_a_preview_can_be_refined() -> None:

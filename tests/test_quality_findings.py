@@ -6,7 +6,7 @@ import pytest
 
 from curves import curve, judged, quality, result, study
 from ddimkit.tradeoff.findings import findings, lines
-from ddimkit.tradeoff.quality_findings import quality_findings
+from ddimkit.tradeoff.quality_findings import quality_findings, scale
 
 
 def said(*results, **settings) -> str:
@@ -22,6 +22,9 @@ def test_nothing_judged_nothing_said() -> None:
 def test_the_scale_is_said() -> None:
     assert "other real images 0, DDPM-1000 1 (" in said(*judged({10: 2.0}))
     assert "noise 100" in said(*judged({10: 2.0}))
+    unjudged = curve(*judged({10: 2.0}), floor=quality(0.0), noise=quality(100.0))
+    assert scale(unjudged) == "Kernel distance to real images, the scale: other real images 0, DDPM-1000 not judged, noise 100."
+    assert scale(curve(result())) is None
 
 
 @pytest.mark.promise(41)
@@ -68,7 +71,10 @@ def test_how_well_the_prediction_foretells_is_said() -> None:
     assert "Predicted" not in said(*measured)
 
 
-def test_wide_intervals_are_said() -> None:
+def test_what_more_images_would_narrow_is_said() -> None:
     wide = replace(result(steps=20), quality=quality(1.0, width=0.5, count=50))
-    assert "The widest interval is DDIM-20's, ±" in said(wide, *judged({10: 2.0}))
-    assert "from 50 images" in said(wide, *judged({10: 2.0}))
+    text = said(wide, *judged({10: 2.0, 50: 1.0}, width=0.01))
+    assert "More images would narrow the difference of DDIM-20 (50 images) from DDPM-1000 (1,000) most: it is known to ±" in text
+    settled = replace(wide, quality=quality(9.0, width=0.5, count=50))
+    assert "The widest interval is DDIM-20's, ±" in said(settled, *judged({10: 2.0}))
+    assert "from 50 images" in said(settled, *judged({10: 2.0}))

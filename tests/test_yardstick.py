@@ -63,17 +63,19 @@ def test_the_scale_runs_from_real_images_to_noise(split) -> None:
     assert found.floor.count == 10_000
     assert found.floor.precision.value > 0.7
     assert found.noise.precision.value < 0.05
-    assert found.noise.kernel.value > 100 * max(found.floor.kernel.interval())
+    # Other real images are as far as chance moves the reference itself; noise is thousands of times further.
+    assert abs(found.floor.kernel.value) < 5e-4
+    assert found.noise.kernel.interval()[0] > 1000 * 5e-4
     assert sum(found.reference.classes) == found.reference.label.images
 
 
 def test_digits_lie_between_real_images_and_noise(mnist: Yardstick, digits: torch.Tensor) -> None:
     bundle = load_pretrained("mnist")
     crude = bundle.sampler(DDIMSampler, steps=2).sample(bundle.model, (COUNT, *bundle.sample_shape), seed=0)
-    assert judged(mnist, crude).kernel.interval()[0] > max(mnist.floor.kernel.interval())
-    found = judged(mnist, digits)
-    assert found.kernel.interval()[1] > mnist.floor.kernel.value
-    assert found.kernel.interval()[1] < 0.5 * mnist.noise.kernel.value
+    found, worse = judged(mnist, digits), judged(mnist, crude)
+    assert mnist.floor.kernel.interval()[1] < found.kernel.value
+    assert found.kernel.interval()[1] < 0.1 < worse.kernel.interval()[0]
+    assert worse.kernel.interval()[1] < 0.05 * mnist.noise.kernel.value
     assert min(found.classes) > 0
     assert found.class_distance is not None
     assert found.class_distance.value < 0.2

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ddimkit.cli.arguments import JsonOption, ModelOption, find_model, find_sampler
+from ddimkit.tradeoff.quality_findings import scale
 from ddimkit.tradeoff.recommend import recommend as choose
 from ddimkit.tradeoff.results import TradeoffCurve
 from ddimkit.tradeoff.studies import find_study
@@ -43,5 +44,5 @@ def recommend(
         return
     chosen = found.sampler.removesuffix("Sampler") + ("" if found.eta is None else f" with eta {found.eta:g}")
     print(f"{chosen}: {found.steps} steps" if found.steps is not None else "No recommendation")
-    for reason in found.reasons:
+    for reason in (scale(curve), *found.reasons):
         print(f"- {reason}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ddimkit.quality.measure import difference
 from ddimkit.tradeoff.eta_cost import eta_cost
 from ddimkit.tradeoff.quality_findings import quality_findings
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
@@ -153,5 +154,19 @@ def refining(curve: TradeoffCurve) -> str | None:
     shares = ", ".join(f"{share:.2g} at {steps}" for steps, share in sorted(apart.items()))
     return (
         f"Refining: with {finest.steps} steps a seed draws {' and '.join(parts)}. Distance to the image of the same seed, as a "
-        f"share of the distance between different seeds: {shares}."
+        f"share of the distance between different seeds: {shares}." + _gained(finest, near, same)
+    )
+
+
+def _gained(finest: ConfigurationResult, near: Sequence[ConfigurationResult], same: Sequence[int]) -> str:
+    """Whether the same image has become better, from the smallest count that draws it; nothing where that was not judged."""
+    first = next((c for c in near if c.steps == min(same, default=0)), None)
+    if first is None or first is finest or first.quality is None or finest.quality is None:
+        return ""
+    apart = difference(first.quality, finest.quality)
+    low, high = apart.interval()
+    verdict = "no different from" if apart.is_zero else "better than" if apart.value > 0 else "worse than"
+    return (
+        f" By kernel distance the images of {finest.steps} steps are {verdict} those of {first.steps}: the difference is "
+        f"{apart.value:.2g} (95 % interval {low:.2g} to {high:.2g})."
     )

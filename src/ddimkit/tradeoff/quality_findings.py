@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ddimkit.quality.estimate import Estimate
 from ddimkit.quality.measure import difference
 from ddimkit.schedule import FloatArray
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
 
-__all__ = ["figure_with_interval", "quality_findings"]
+__all__ = ["figure_with_interval", "quality_findings", "scale"]
 
 _FEWEST_RANKED = 4
 _EQUAL = 1e-9
@@ -26,7 +27,7 @@ def quality_findings(curve: TradeoffCurve, lines: Sequence[Sequence[Configuratio
     judged = [kept for line in lines if (kept := [c for c in line if c.quality is not None])]
     if not judged:
         return []
-    said = [_scale(curve)]
+    said = [scale(curve)]
     for line in judged:
         said += [_beside_baseline(curve, line), _more_steps(line)]
     said += [_etas(judged), _predicted([c for line in judged for c in line]), _narrower(curve)]
@@ -41,11 +42,14 @@ def figure_with_interval(c: ConfigurationResult) -> str:
     return f"{c.quality.kernel.value:.3g} ({low:.3g} to {high:.3g})"
 
 
-def _scale(curve: TradeoffCurve) -> str | None:
+def scale(curve: TradeoffCurve) -> str | None:
+    """What every figure is to be seen beside: other real images, the baseline and noise; None where no end is known."""
     parts = [f"{name} {end.kernel.value:.3g}" for name, end in (("other real images", curve.floor), ("noise", curve.noise)) if end]
-    if curve.baseline.quality is not None:
-        parts.insert(1, f"{curve.baseline.label} {figure_with_interval(curve.baseline)}")
-    return f"Kernel distance to real images, the scale: {', '.join(parts)}." if parts else None
+    if not parts:
+        return None
+    base = curve.baseline
+    parts.insert(1, f"{base.label} {'not judged' if base.quality is None else figure_with_interval(base)}")
+    return f"Kernel distance to real images, the scale: {', '.join(parts)}."
 
 
 def _name(line: Sequence[ConfigurationResult]) -> str:
@@ -139,8 +143,23 @@ def _centred_ranks(values: Sequence[float]) -> FloatArray:
 
 
 def _narrower(curve: TradeoffCurve) -> str:
-    judged = [c for c in curve.configurations if c.quality is not None]
-    widths = {c.label: (c.quality.kernel.interval()[1] - c.quality.kernel.interval()[0]) / 2 for c in judged if c.quality}
-    widest = max(widths, key=lambda name: widths[name])
-    count = next(c.quality.count for c in judged if c.label == widest and c.quality)
-    return f"The widest interval is {widest}'s, ±{widths[widest]:.2g} from {count:,} images; four times as many would halve it."
+    """What more images would tell: of the differences from the baseline that show none the widest, else the widest figure."""
+    judged = [(c, c.quality) for c in curve.configurations if c.quality is not None]
+    base, undecided = curve.baseline.quality, list[tuple[float, str, int]]()
+    for c, quality in judged:
+        apart = None if base is None or c.baseline else difference(quality, base)
+        if apart is not None and apart.is_zero:
+            undecided.append((_half_width(apart), c.label, quality.count))
+    if base is not None and undecided:
+        width, label, count = max(undecided)
+        return (
+            f"More images would narrow the difference of {label} ({count:,} images) from {curve.baseline.label} "
+            f"({base.count:,}) most: it is known to ±{width:.2g}, and four times as many of both would halve that."
+        )
+    width, label, count = max((_half_width(quality.kernel), c.label, quality.count) for c, quality in judged)
+    return f"The widest interval is {label}'s, ±{width:.2g} from {count:,} images; four times as many would halve it."
+
+
+def _half_width(estimate: Estimate) -> float:
+    low, high = estimate.interval()
+    return (high - low) / 2
