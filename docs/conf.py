@@ -15,6 +15,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "benchmarks")]
 
 import cli_reference  # noqa: E402  # needs the line above
 import ddimkit  # noqa: E402
+import orders_page  # noqa: E402
 import promises_table  # noqa: E402
 import speed_page  # noqa: E402
 import study_page  # noqa: E402
@@ -188,6 +189,16 @@ class Budget(Study):
     page = staticmethod(study_page.budget_page)
 
 
+class Orders(SphinxDirective):
+    """Measured orders of convergence."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(str(Path(orders_page.__file__)))
+        for path in (Path(ddimkit.__file__).parent / "samplers").glob("*.py"):
+            self.env.note_dependency(str(path))
+        return self.parse_text_to_nodes(orders_page.page())
+
+
 class Benchmark(SphinxDirective):
     """The figures of a script of benchmarks/."""
 
@@ -206,6 +217,7 @@ def setup(app: Sphinx) -> None:
     app.add_directive("command-line", CommandLine)
     app.add_directive("study", Study)
     app.add_directive("benchmark", Benchmark)
+    app.add_directive("orders", Orders)
     app.add_directive("budget", Budget)
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("missing-reference", resolve_public_name)

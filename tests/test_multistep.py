@@ -1,6 +1,5 @@
 """DPM-Solver++ and UniPC: tables against the papers at 50 digits, orders measured on Gaussians, other code where it is right."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
-from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, NoiseSchedule, Plan, PlanSampler, UniPCSampler
-from ddimkit.analytic import gaussian_moments
+from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, NoiseSchedule, PlanSampler, UniPCSampler
 from ddimkit.samplers._exponential import weights
 from ddimkit.testing import check_plan
 from oracle import MP
+from orders_page import PublishedThirdOrder, seeded_error, slopes, warm_error
 from strategies import built_in_schedules, timesteps, walks
 
 ORDERS = (1, 2, 3)
@@ -118,31 +117,6 @@ def test_history_at_zero_snr_is_dropped(kind: type[PlanSampler], arguments: dict
     np.testing.assert_array_equal(plan.b[1:], later.b)
 
 
-def uniform(S: int, low: float = -2.0, high: float = 2.0) -> NoiseSchedule:
-    """λ in S equal steps from high at t = 0 to low at t = S."""
-    return NoiseSchedule.from_alpha_bars(1 / (1 + np.exp(-2 * np.linspace(high, low, S + 1))))
-
-
-def slopes(errors: list[float]) -> np.ndarray:
-    return np.log2(np.array(errors[:-1]) / np.array(errors[1:]))
-
-
-def seeded_error(make: Callable[..., PlanSampler], S: int, variance: float) -> float:
-    """The error at the last timestep of a deterministic walk whose history is exact: no row of lower order."""
-    extra = 3
-    schedule = uniform(S + extra, low=-2.0 - extra * 4 / S)
-    plan = make(schedule, timesteps=tuple(range(S + extra, -1, -1))).plan()
-    width = np.sqrt(schedule.signal**2 * variance + schedule.noise**2)  # what the ODE makes of one number, at every t
-    x0 = schedule.signal * variance / width
-    x, history = width[plan.t[extra]], [x0[t] for t in plan.t[extra - 1 :: -1]][: plan.b.shape[1] - 1]
-    for k in range(extra, len(plan) - 1):
-        s, n = schedule.signal[plan.t[k]], schedule.noise[plan.t[k]]
-        now = s * variance / (s * s * variance + n * n) * x
-        x = plan.a[k] * x + plan.b[k] @ np.array([now, *history])
-        history = [now, *history][: plan.b.shape[1] - 1]
-    return abs(x - width[0])
-
-
 @pytest.mark.promise(37)
 @pytest.mark.parametrize("variance", [0.25, 2.0])
 @pytest.mark.parametrize("order", ORDERS)
@@ -152,20 +126,6 @@ def test_orders_with_exact_history(order: int, variance: float) -> None:
         found = slopes(errors)[-2:]
         expected = kind(NoiseSchedule.linear(10), steps=5, order=order).convergence_order
         assert np.all(np.abs(found - expected) < 0.1), (kind, errors, found)
-
-
-def warm_error(make: Callable[..., PlanSampler], S: int, mean: float, variance: float) -> float:
-    """The W2 error at the last timestep from the first row on, its lower order included."""
-    schedule = uniform(S)
-    plan = make(schedule, timesteps=tuple(range(S, -1, -1))).plan()[:-1]
-
-    def marginal(t: int) -> tuple[float, float]:
-        s, n = schedule.signal[t], schedule.noise[t]
-        return s * mean, s * s * variance + n * n
-
-    means, variances = gaussian_moments(plan, mean, [variance], schedule=schedule, start=marginal(S))
-    m, q = marginal(0)
-    return math.hypot(means[-1, 0] - m, math.sqrt(variances[-1, 0]) - math.sqrt(q))
 
 
 @pytest.mark.promise(37)
@@ -198,25 +158,14 @@ def test_a_first_order_first_row_limits_the_third_order() -> None:
     assert np.all(np.abs(slopes(errors) - 2) < 0.1), errors
 
 
-class PublishedThirdOrder(DPMSolverPPSampler):
-    """With the second difference weighed as in the published code: by half its integral."""
-
-    def plan(self) -> Plan:
-        whole, s = super().plan(), self.schedule.signal[list(self.timesteps)]
-        h, b = np.diff(np.log(self.schedule.signal / self.schedule.noise)[list(self.timesteps)]), whole.b.copy()
-        for k in range(2, len(h)):
-            r0, r1 = h[k - 1] / h[k], h[k - 2] / h[k]
-            difference = np.array([1 / r0, -1 / r0 - 1 / r1, 1 / r1]) / (r0 + r1)
-            b[k] -= s[k + 1] * (0.5 - (h[k] + np.expm1(-h[k])) / h[k] ** 2) * difference
-        return Plan(whole.t, whole.t_next, whole.a, b, whole.c)
-
-
 @pytest.mark.promise(37)
 def test_the_published_third_order_is_of_second_order() -> None:
     """Even with exact history; ours is of third (`test_orders_with_exact_history`)."""
     make = lambda s, **k: PublishedThirdOrder(s, order=3, **k)  # noqa: E731
     errors = [seeded_error(make, S, 2.0) for S in (40, 80, 160, 320, 640)]
     assert np.all(np.abs(slopes(errors)[-2:] - 2) < 0.1), errors
+    warm = [warm_error(make, S, 0.0, 2.0) for S in (640, 1280, 2560)]
+    assert np.all(np.abs(slopes(warm) - 2) < 0.1), warm
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import ddimkit
+from ddimkit.quality import load_yardstick
 
 
 def identity(x: Tensor, _: Tensor) -> Tensor:
@@ -21,7 +22,12 @@ def main() -> None:
     assert version("ddimkit") == ddimkit.__version__
     package = files("ddimkit")
     assert "site-packages" in Path(str(package)).parts, f"imported from {package}, not from the wheel"
-    for name in ("py.typed", "models/weights/mnist.safetensors"):
+    for name in (
+        "py.typed",
+        "models/weights/mnist.safetensors",
+        "quality/weights/mnist-features.safetensors",
+        "tradeoff/data/mnist.json",
+    ):
         assert (package / name).is_file(), f"the wheel lacks {name}"
 
     schedule = ddimkit.NoiseSchedule.cosine(num_timesteps=100)
@@ -31,7 +37,9 @@ def main() -> None:
         assert torch.equal(x, sampler.sample(identity, (3, 2), seed=0))
 
     mnist = ddimkit.load_pretrained("mnist")
-    images = mnist.sampler(ddimkit.DDIMSampler, steps=2).sample(mnist.model, (1, *mnist.sample_shape), seed=0)
+    images = mnist.sampler(ddimkit.DDIMSampler, steps=2).sample(mnist.model, (5, *mnist.sample_shape), seed=0)
+    assert load_yardstick("mnist").judge(images, seeds=range(5)).count == 5
+    assert ddimkit.preset("fast", model=mnist).nfe < 50  # which is what it is without a study
     print(f"ddimkit {ddimkit.__version__}: sampled {tuple(images.shape)} from the installed wheel")
 
 
