@@ -37,6 +37,14 @@ def test_false_alarms_are_as_rare_as_stated() -> None:
     assert np.mean([r.spread for r in found]) == pytest.approx(1.0, abs=0.05)
 
 
+def test_the_default_rate_is_one_in_a_hundred() -> None:
+    """Of 1500 windows of 500 images, where 15 alarms are expected, give or take 3.9 and what the limits themselves err."""
+    found = QualityMonitor.approve(PIXELS, images(2, 40_000)).update(images(3, 1500 * 500))
+    assert found[0].number == 0
+    assert len(found) == 1500
+    assert 4 <= sum(r.drifted for r in found) <= 34
+
+
 @pytest.mark.parametrize(("approved", "window"), [(2000, 500), (1400, 100)])
 def test_false_alarms_are_rare_with_many_features_and_few_approved_images(approved: int, window: int) -> None:
     """64 features; what is measured on the images that set the measure would look better than any others do."""
