@@ -18,7 +18,7 @@ WINDOW = 50
 def images(seed: int, count: int) -> torch.Tensor:
     """Skewed, correlated pixels: nothing normal about them."""
     draw = torch.Generator().manual_seed(seed)
-    white = torch.rand(count, 1, 2, 3, generator=draw).log().neg()
+    white = torch.rand(count, 1, 2, 3, generator=draw).clamp_min(1e-12).log().neg()
     return white + 0.5 * white.roll(1, 3)
 
 
