@@ -61,7 +61,12 @@ def test_how_well_the_prediction_foretells_is_said() -> None:
     wrong = [replace(c, predicted_distance=p) for c, p in zip(measured, (0.5, 4.0, 2.0, 1.0), strict=True)]
     text = said(*wrong)
     assert "rank correlation -0.20" in text
-    assert "3 of 6 clear differences the wrong way round, the largest: DDIM-10 was foretold better than DDIM-100." in text
+    assert (
+        "3 of 6 clear differences the wrong way round, 0 of them between samplers or etas, the largest: DDIM-10 was foretold better "
+        "than DDIM-100." in text
+    )
+    noisy = [replace(c, predicted_distance=9.0) for c in judged({10: 0.5}, eta=1.0)]
+    assert "4 of 10 clear differences the wrong way round, 4 of them between samplers or etas" in said(*right, *noisy)
     equal = [replace(c, predicted_distance=p) for c, p in zip(measured, (4.0, 4.0 * (1 + 1e-12), 2.0, 1.0), strict=True)]
     assert "0 of 5 clear differences" in said(*equal)
     assert "rank correlation 0.95" in said(*equal)

@@ -114,16 +114,17 @@ def _predicted(judged: Sequence[ConfigurationResult]) -> str | None:
     if len(known) < _FEWEST_RANKED:
         return None
     foretold, found = ([float(v) for v in values] for values in zip(*((p, q.kernel.value) for _, p, q in known), strict=True))
-    clear, wrong = 0, list[tuple[float, str]]()
+    clear, across, wrong = 0, 0, list[tuple[float, str]]()
     for (a, predicted_a, quality_a), (b, predicted_b, quality_b) in itertools.combinations(known, 2):
         apart = difference(quality_a, quality_b)
         if not apart.is_zero and not math.isclose(predicted_a, predicted_b, rel_tol=_EQUAL):
             clear += 1
             better, worse = (b, a) if apart.value > 0 else (a, b)
             if (apart.value > 0) != (predicted_a > predicted_b):
+                across += (a.sampler, a.eta) != (b.sampler, b.eta)
                 wrong.append((abs(apart.value), f"{worse.label} was foretold better than {better.label}"))
     verdict = f"{len(wrong)} of {clear} clear differences the wrong way round"
-    most = f", the largest: {max(wrong)[1]}" if wrong else ""
+    most = f", {across} of them between samplers or etas, the largest: {max(wrong)[1]}" if wrong else ""
     rank = f"rank correlation {_rank_correlation(foretold, found):.2f} with the measured distances over {len(known)} configurations"
     return f"Predicted without a model call, from the real images' mean and covariance: {rank}, {verdict}{most}."
 
