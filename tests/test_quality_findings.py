@@ -62,8 +62,8 @@ def test_how_well_the_prediction_foretells_is_said() -> None:
     text = said(*wrong)
     assert "rank correlation -0.20" in text
     assert (
-        "3 of 6 clear differences the wrong way round, 0 of them between samplers or etas, the largest: DDIM-10 was foretold better "
-        "than DDIM-100." in text
+        "3 of 6 clear differences the wrong way round, 0 of them between samplers or etas, the largest: DDIM-10 was foretold "
+        "better than DDIM-100." in text
     )
     noisy = [replace(c, predicted_distance=9.0) for c in judged({10: 0.5}, eta=1.0)]
     assert "4 of 10 clear differences the wrong way round, 4 of them between samplers or etas" in said(*right, *noisy)
