@@ -115,6 +115,19 @@ def test_samplers_that_need_fewer_calls_take_their_place() -> None:
     assert from_study(known, budget(results[-1])) == from_study(known)
 
 
+def test_where_nothing_reaches_the_baseline_cheaper_samplers_are_held_against_the_same_best() -> None:
+    """DDIM-100 is as good as DDIM becomes, and 2M is as good in 8 calls."""
+    known, results = (
+        study(*judged({10: 40.0, 20: 15.0, 50: 8.8, 100: 8.0})),
+        [budgeted("dpm-2m", 8, 8.0), budgeted("dpm-2m", 5, 15.0)],
+    )
+    found = from_study(known, budget(*results))
+    assert [(c.sampler, c.steps) for c in found.values()] == [("dpm_2m", 5), ("dpm_2m", 8), ("dpm_2m", 10), ("DDIMSampler", 100)]
+    assert "50% of the quality of DDIM-100, as good as this sampler" in found["realtime"].reason
+    assert found["production"].reason.startswith("dpm-2m-8 trailing is within 5% of DDIM-100")
+    assert [c.sampler for c in from_study(known, budget(budgeted("dpm-2m", 60, 8.8))).values()] == ["DDIMSampler"] * 4
+
+
 @pytest.mark.parametrize("spacing", ["log_snr", "network"])
 def test_presets_of_searched_lists_and_other_spacings_are_made(spacing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presets, "find_study", lambda model: study(*judged(LINE)))

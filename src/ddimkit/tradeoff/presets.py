@@ -2,8 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ddimkit.errors import DDIMKitError
@@ -12,7 +12,7 @@ from ddimkit.samplers.named import MAKERS, SamplerMaker
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import NoiseSchedule
 from ddimkit.tradeoff.budget import SEARCHED, BudgetResult, BudgetStudy
-from ddimkit.tradeoff.recommend import Recommendation, Scale, best_of, percent_kept, recommendations
+from ddimkit.tradeoff.recommend import Recommendation, Scale, Verdict, best_of, percent_kept, recommendations
 from ddimkit.tradeoff.results import TradeoffCurve
 from ddimkit.tradeoff.studies import find_budget_study, find_study
 
@@ -111,40 +111,73 @@ def from_study(study: TradeoffCurve, budget: BudgetStudy | None = None, *, refin
     found = {name: _fewest(line, share) for name, share in _KEPT.items()}
     found["production"] = None if line.steps is None else (line.steps, line.reasons[1])
     found["research"] = (finest.steps, f"{finest.label}, the most steps of the study")
-    eta = line.eta if _takes_eta(line.sampler) else None
-    missing = {name: known for name, known in _by_itself(line, study).items() if found[name] is None}
-    steps = _rising({name: known for name, known in {**found, **missing}.items() if known is not None})
-    chosen = {name: Choice(name, line.sampler, *known, eta=eta) for name, known in steps.items()}
-    for cheaper in [] if budget is None else _cheaper(study, budget, refinable):
-        if found[cheaper.name] is None or cheaper.steps < chosen[cheaper.name].steps:
-            chosen[cheaper.name] = cheaper
-    return chosen
+    eta, own = line.eta if _takes_eta(line.sampler) else None, _own_best(line, study)
+    missing = {name: known for name, known in _by_itself(own).items() if found[name] is None}
+    both = {name: known for name, known in {**found, **missing}.items() if known is not None}
+    chosen = {name: Choice(name, line.sampler, *known, eta=eta) for name, known in both.items()}
+    if budget is not None:
+        chosen |= _cheaper(chosen, {name: found[name] is not None for name in chosen}, _baseline(study), own, budget, refinable)
+    return _rising(chosen)
 
 
 def _takes_eta(sampler: str) -> bool:
     return "eta" in inspect.signature(_MAKERS[sampler]).parameters
 
 
-def _cheaper(study: TradeoffCurve, budget: BudgetStudy, refinable: bool) -> Iterator[Choice]:
-    """What of the samplers at equal calls keeps the shares, and what is within the tolerance, with the fewest calls."""
+@dataclass(frozen=True, eq=False)
+class _Target:
+    """What a preset is held against.
+
+    Args:
+        scale: its quality.
+        name: what it is called.
+        known: what of the study is held against it, by rising steps.
+    """
+
+    scale: Scale
+    name: str
+    known: Sequence[Verdict] = ()
+
+
+def _baseline(study: TradeoffCurve) -> _Target:
     assert study.baseline.quality is not None
     assert study.floor is not None
-    scale = Scale(study.baseline.quality, study.floor)
-    known = [(r, scale.verdict(r.label, r.calls, r.quality)) for r in budget.results if r.sampler in MAKERS]
-    known = [(r, v) for r, v in known if not (refinable and _noisy(MAKERS[r.sampler]))]
-    for name, share in _KEPT.items():
-        enough = [(r.calls, v.excess, r, v) for r, v in known if v.keeps(share)]
-        if enough:
-            _, _, r, v = min(enough, key=lambda one: one[:2])
-            why = f"the fewest calls known to keep {share:.0%} of the baseline's quality ({percent_kept(v.kept)})"
-            yield _of_budget(name, r, r.calls, why)
-    within = [(r.calls, v.excess, r, v) for r, v in known if v.verdict == "within" and r.spacing not in SEARCHED]
-    if within:
-        calls, _, r, v = min(within, key=lambda one: one[:2])
-        steps = math.ceil(round(calls * (1 + scale.buffer), 9))
-        yield _of_budget(
-            "production", r, steps, f"{v.label} is within {scale.tolerance:.0%} of the baseline; with {scale.buffer:.0%} more"
-        )
+    return _Target(Scale(study.baseline.quality, study.floor), "the baseline")
+
+
+def _cheaper(
+    chosen: Mapping[str, Choice], reached: Mapping[str, bool], base: _Target, own: _Target, budget: BudgetStudy, refinable: bool
+) -> dict[str, Choice]:
+    """The presets for which the samplers at equal calls know something cheaper, or the first thing that reaches the baseline."""
+    results = [r for r in budget.results if r.sampler in MAKERS and not (refinable and _noisy(MAKERS[r.sampler]))]
+    found = dict[str, Choice]()
+    for name in (*_KEPT, "production"):
+        cheapest = _cheapest(name, results, base)
+        if cheapest is None or (reached[name] and cheapest.steps >= chosen[name].steps):
+            cheapest = None if reached[name] else _cheapest(name, results, own)
+            if cheapest is None or cheapest.steps >= chosen[name].steps:
+                continue
+        found[name] = cheapest
+    return found
+
+
+def _cheapest(name: str, results: Sequence[BudgetResult], target: _Target) -> Choice | None:
+    """The fewest calls that keep a preset's share of the target's quality, or are within the tolerance of it; None if none do."""
+    scale, share = target.scale, _KEPT.get(name)
+    known = [(r, scale.verdict(r.label, r.calls, r.quality)) for r in results]
+    if share is None:
+        # A list has no 20 % more steps.
+        enough = [(r, v) for r, v in known if v.verdict == "within" and r.spacing not in SEARCHED]
+    else:
+        enough = [(r, v) for r, v in known if v.keeps(share)]
+    if not enough:
+        return None
+    r, v = min(enough, key=lambda one: (one[0].calls, one[1].excess))
+    if share is not None:
+        why = f"the fewest calls known to keep {share:.0%} of the quality of {target.name} ({percent_kept(v.kept)})"
+        return _of_budget(name, r, r.calls, why)
+    steps = math.ceil(round(r.calls * (1 + scale.buffer), 9))
+    return _of_budget(name, r, steps, f"{v.label} is within {scale.tolerance:.0%} of {target.name}; with {scale.buffer:.0%} more")
 
 
 def _of_budget(name: str, r: BudgetResult, steps: int, reason: str) -> Choice:
@@ -167,11 +200,11 @@ def _fewest(line: Recommendation, share: float) -> tuple[int, str] | None:
     if not kept:
         return None
     found = min(kept, key=lambda v: v.steps)
-    return found.steps, f"the fewest steps known to keep {share:.0%} of the baseline's quality ({percent_kept(found.kept)})"
+    return found.steps, f"the fewest steps known to keep {share:.0%} of the quality of the baseline ({percent_kept(found.kept)})"
 
 
-def _by_itself(line: Recommendation, study: TradeoffCurve) -> dict[str, tuple[int, str]]:
-    """The same held against the best that the sampler itself reaches, of the counts that the most images are known of."""
+def _own_best(line: Recommendation, study: TradeoffCurve) -> _Target:
+    """The best that the sampler itself reaches, of the counts that the most images are known of, and what takes no more steps."""
     assert study.floor is not None
     judged = [(c, c.quality) for c in study.configurations if (c.sampler, c.eta) == (line.sampler, line.eta) and not c.baseline]
     known = [(c, quality) for c, quality in judged if quality is not None]
@@ -179,20 +212,25 @@ def _by_itself(line: Recommendation, study: TradeoffCurve) -> dict[str, tuple[in
     best, reached = min(((c, q) for c, q in known if q.count == most), key=lambda one: one[1].kernel.value)
     scale = Scale(reached, study.floor)
     verdicts = sorted((scale.verdict(c.label, c.steps, q) for c, q in known if c.steps <= best.steps), key=lambda v: v.steps)
-    beside = f"{best.label}, as good as this sampler is known to become, though not as the baseline"
+    return _Target(scale, f"{best.label}, as good as this sampler is known to become, though not as the baseline", verdicts)
+
+
+def _by_itself(own: _Target) -> dict[str, tuple[int, str]]:
+    """The steps and reasons of the presets where the sampler's own best stands in for the baseline."""
     found = {}
     for name, share in _KEPT.items():
-        v = next(v for v in verdicts if v.keeps(share))
-        found[name] = v.steps, f"the fewest steps known to keep {share:.0%} of the quality of {beside} ({percent_kept(v.kept)})"
-    bare = next(v for v in verdicts if v.verdict == "within")
-    steps = math.ceil(round(bare.steps * (1 + scale.buffer), 9))
-    why = f"{bare.label} is within {scale.tolerance:.0%} of {beside}"
-    if bare.label == best.label:
-        why = f"fewer steps are not known to be within {scale.tolerance:.0%} of {beside}"
-    return {**found, "production": (steps, f"{why}; with {scale.buffer:.0%} more")}
+        v = next(v for v in own.known if v.keeps(share))
+        found[name] = v.steps, f"the fewest steps known to keep {share:.0%} of the quality of {own.name} ({percent_kept(v.kept)})"
+    bare, tolerance = next(v for v in own.known if v.verdict == "within"), f"{own.scale.tolerance:.0%}"
+    steps = math.ceil(round(bare.steps * (1 + own.scale.buffer), 9))
+    why = f"{bare.label} is within {tolerance} of {own.name}"
+    if bare is own.known[-1]:
+        why = f"fewer steps are not known to be within {tolerance} of {own.name}"
+    return {**found, "production": (steps, f"{why}; with {own.scale.buffer:.0%} more")}
 
 
-def _rising(found: dict[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
+def _rising(chosen: Mapping[str, Choice]) -> dict[str, Choice]:
     """The same, where none takes more steps than one that promises more."""
-    names = list(found)
-    return {name: min((found[more] for more in names[i:]), key=lambda known: known[0]) for i, name in enumerate(names)}
+    names = list(chosen)
+    cheapest = {name: min((chosen[more] for more in names[i:]), key=lambda choice: choice.steps) for i, name in enumerate(names)}
+    return {name: replace(choice, name=name) for name, choice in cheapest.items()}
