@@ -16,17 +16,19 @@ import argparse
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from _subjects import find_model, find_yardstick, pick_device
 from ddimkit import ModelBundle, PlanSampler, optimize_timesteps
 from ddimkit.optimize import GaussianObjective, NetworkObjective, Objective, QualityObjective
-from ddimkit.quality import Yardstick
+from ddimkit.quality import Yardstick, same_seed_share
 from ddimkit.samplers.named import MAKERS
 from ddimkit.timesteps import Spacing
 from ddimkit.tradeoff import studies
@@ -39,6 +41,7 @@ from ddimkit.tradeoff.timing import describe_machine, versions
 SAMPLERS = ("ddim", "dpm-2m", "dpm-3m", "unipc-2", "unipc-3")
 NOISY = ("ddpm", "dpm-2m-sde", "dpm-3m-sde")
 SPACINGS = get_args(Spacing)
+FINEST = ("ddim", "trailing")  # whose images at the most calls the others are held beside
 FEW = 20  # calls up to which lists are searched
 SOME = 50  # calls up to which all spacings are judged
 NETWORK_SEEDS, FINE = (range(20_000, 20_024), range(21_000, 21_064)), 200
@@ -129,7 +132,7 @@ def judge(
     ]
     walks += [(x.sampler, x.calls, x.objective, make(bundle, x.sampler, timesteps=x.timesteps)) for x in lists if x.gained]
     walks.sort(key=lambda walk: walk[1])
-    results = []
+    results, images = list[BudgetResult](), list[NDArray[np.uint8]]()
     for name, calls, spacing, sampler in tqdm(walks, unit="configuration"):
         path = arguments.work / "drawn" / f"{name}-{calls}-{spacing}.safetensors".replace(" ", "-")
         drawn = draw(
@@ -149,7 +152,14 @@ def judge(
             results.append(
                 BudgetResult(name, calls, spacing, tuple(sampler.timesteps), quality, halves(features, yardstick.reference))
             )
-    return results
+            images.append(drawn.images.numpy())
+    finest = max(
+        (i for i, r in enumerate(results) if (r.sampler, r.spacing) == FINEST), key=lambda i: results[i].calls, default=None
+    )
+    if finest is None:
+        return results
+    shown = [part / 127.5 - 1 for part in images]
+    return [replace(r, apart=same_seed_share(part, shown[finest])) for r, part in zip(results, shown, strict=True)]
 
 
 def main() -> None:

@@ -220,6 +220,9 @@ def test_the_studies_take_a_folder_of_ones_own(
     gained = {pair for pair, x in found.items() if x["gained"]}
     assert {(r["sampler"], r["spacing"]) for r in saved["results"]} == named | gained | {("ddpm", "trailing")}
     assert gained  # else no list was judged here
+    apart = {(r["sampler"], r["spacing"]): r["apart"] for r in saved["results"]}
+    assert apart.pop(("ddim", "trailing")) == 0
+    assert all(share > 0 for share in apart.values())
     assert saved["settings"]["samples"] == 10
 
 

@@ -113,6 +113,10 @@ def test_samplers_that_need_fewer_calls_take_their_place() -> None:
     assert "with 20% more" in found["production"].reason
     assert from_study(known, budget(*results), refinable=False)["realtime"].sampler == "dpm_2m_sde"
     assert from_study(known, budget(results[-1])) == from_study(known)
+    near, other = (replace(results[0], apart=apart) for apart in (0.49, 0.5))
+    assert from_study(known, budget(near))["realtime"].sampler == "dpm_2m"
+    assert from_study(known, budget(other)) == from_study(known)
+    assert from_study(known, budget(other), refinable=False)["realtime"].sampler == "dpm_2m"
 
 
 def test_where_nothing_reaches_the_baseline_cheaper_samplers_are_held_against_the_same_best() -> None:

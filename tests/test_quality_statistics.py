@@ -15,6 +15,7 @@ from ddimkit.quality import (
     nearest,
     precision_recall,
     same_seed_distance,
+    same_seed_share,
 )
 
 
@@ -170,6 +171,12 @@ def test_same_seed_distance_is_on_the_scale_of_pixels() -> None:
     np.testing.assert_array_equal(same_seed_distance(black, black), [0.0, 0.0])
 
 
+def test_same_seed_shares_are_of_the_distance_between_seeds() -> None:
+    finest = np.array([[-1.0], [0.0], [1.0]])  # 1, a half and a half apart on the scale of pixels
+    assert same_seed_share(finest + 0.1, finest) == pytest.approx(0.05 / (0.5 + 0.5 + 1.0) * 3)
+    assert same_seed_share(finest, finest) == 0
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -189,6 +196,7 @@ def test_same_seed_distance_is_on_the_scale_of_pixels() -> None:
         (lambda: class_distance([1, 2], [1, 2, 3]), "one length"),
         (lambda: class_distance([0, 0], [1, 2]), "not all 0"),
         (lambda: same_seed_distance(np.zeros((2, 3)), np.zeros((3, 3))), "same images"),
+        (lambda: same_seed_share(np.ones((2, 3)), np.zeros((2, 3))), "two different images"),
     ],
 )
 def test_bad_features_raise_naming_the_fault(call, says) -> None:

@@ -11,7 +11,7 @@ from ddimkit.quality.distances import (
 )
 from ddimkit.quality.estimate import Estimate, bootstrap_weights
 from ddimkit.quality.features import Extractor
-from ddimkit.quality.measure import Quality, difference, judge, judge_images, same_seed_distance
+from ddimkit.quality.measure import Quality, difference, judge, judge_images, same_seed_distance, same_seed_share
 from ddimkit.quality.monitor import QualityMonitor, WindowReport
 from ddimkit.quality.reference import Label, Reference, Training
 from ddimkit.quality.statistics import FeatureStatistics, KernelStatistics
@@ -42,4 +42,5 @@ __all__ = [
     "nearest",
     "precision_recall",
     "same_seed_distance",
+    "same_seed_share",
 ]

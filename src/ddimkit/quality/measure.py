@@ -21,7 +21,7 @@ from ddimkit.quality.features import Extractor
 from ddimkit.quality.reference import Label, Reference, Training
 from ddimkit.quality.statistics import FloatArray, as_features
 
-__all__ = ["Distance", "Figure", "Quality", "difference", "judge", "judge_images", "same_seed_distance"]
+__all__ = ["Distance", "Figure", "Quality", "difference", "judge", "judge_images", "same_seed_distance", "same_seed_share"]
 
 Distance = Literal["kernel", "frechet"]
 Figure = Literal["kernel", "frechet", "precision", "recall", "class_distance", "memorised"]
@@ -183,6 +183,18 @@ def same_seed_distance(images: ArrayLike | Tensor, finest: ArrayLike | Tensor) -
         raise ValueError(f"both runs must have drawn the same images, got shapes {a.shape} and {b.shape}")
     found: FloatArray = np.sqrt(((a - b) ** 2).reshape(len(a), -1).mean(axis=1)) / 2
     return found
+
+
+def same_seed_share(images: ArrayLike | Tensor, finest: ArrayLike | Tensor) -> float:
+    """The mean of :func:`same_seed_distance`, as a share of that between the finest run's images of different seeds.
+
+    Raises:
+        ValueError: fewer than two images, or other images than the finest run's.
+    """
+    others = same_seed_distance(np.roll(np.asarray(finest), 1, axis=0), finest).mean()
+    if not others:
+        raise ValueError("the finest run must have drawn two different images at least")
+    return float(same_seed_distance(images, finest).mean() / others)
 
 
 def _ranges(seeds: Sequence[int]) -> tuple[tuple[int, int], ...]:

@@ -60,6 +60,8 @@ class BudgetResult:
         timesteps: the timesteps walked.
         quality: distances to real images.
         halves: the kernel distance of the even and of the odd seeds.
+        apart: how far its images are from those of the same seeds by DDIM at the most calls, as a share of the distance between
+            different seeds; None where those are not known.
     """
 
     sampler: str
@@ -68,6 +70,7 @@ class BudgetResult:
     timesteps: tuple[int, ...]
     quality: Quality
     halves: tuple[Estimate, Estimate]
+    apart: float | None = None
 
     @property
     def label(self) -> str:

@@ -11,11 +11,12 @@ from ddimkit.tradeoff.eta_cost import eta_cost
 from ddimkit.tradeoff.quality_findings import quality_findings
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
 
-__all__ = ["PowerFit", "findings", "fit_power", "lines", "main_line", "refining"]
+__all__ = ["SAME", "PowerFit", "findings", "fit_power", "lines", "main_line", "refining"]
 
 _CLOSE = 0.05
 _NOISY = 0.25
-_SAME = 0.5
+SAME = 0.5
+"""Images of one seed are the same where they are nearer to each other than this share of the distance between seeds."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def refining(curve: TradeoffCurve) -> str | None:
     if not near:
         return None
     apart = {c.steps: (c.same_seed_distance or 0.0) / curve.other_seeds_distance for c in near}
-    same = sorted(steps for steps, share in apart.items() if share < _SAME)
+    same = sorted(steps for steps, share in apart.items() if share < SAME)
     others = sorted(steps for steps in apart if steps not in same)
     parts = [f"the same image as with {', '.join(map(str, same))}"] if same else []
     parts += [f"another than with {', '.join(map(str, others))}"] if others else []

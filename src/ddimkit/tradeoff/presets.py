@@ -12,6 +12,7 @@ from ddimkit.samplers.named import MAKERS, SamplerMaker
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import NoiseSchedule
 from ddimkit.tradeoff.budget import SEARCHED, BudgetResult, BudgetStudy
+from ddimkit.tradeoff.findings import SAME
 from ddimkit.tradeoff.recommend import Recommendation, Scale, Verdict, best_of, percent_kept, recommendations
 from ddimkit.tradeoff.results import TradeoffCurve
 from ddimkit.tradeoff.studies import find_budget_study, find_study
@@ -149,7 +150,7 @@ def _cheaper(
     chosen: Mapping[str, Choice], reached: Mapping[str, bool], base: _Target, own: _Target, budget: BudgetStudy, refinable: bool
 ) -> dict[str, Choice]:
     """The presets for which the samplers at equal calls know something cheaper, or the first thing that reaches the baseline."""
-    results = [r for r in budget.results if r.sampler in MAKERS and not (refinable and _noisy(MAKERS[r.sampler]))]
+    results = [r for r in budget.results if r.sampler in MAKERS and not (refinable and _draws_another(r))]
     found = dict[str, Choice]()
     for name in (*_KEPT, "production"):
         cheapest = _cheapest(name, results, base)
@@ -159,6 +160,11 @@ def _cheaper(
                 continue
         found[name] = cheapest
     return found
+
+
+def _draws_another(r: BudgetResult) -> bool:
+    """Whether a seed draws another image than it does in DDIM's many steps."""
+    return _noisy(MAKERS[r.sampler]) or (r.apart is not None and r.apart >= SAME)
 
 
 def _cheapest(name: str, results: Sequence[BudgetResult], target: _Target) -> Choice | None:
