@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from _subjects import find_model, find_yardstick, pick_device
 from ddimkit import ModelBundle, PlanSampler, optimize_timesteps
+from ddimkit.analytic import error_of
 from ddimkit.optimize import GaussianObjective, NetworkObjective, Objective, QualityObjective
 from ddimkit.quality import Yardstick, same_seed_share
 from ddimkit.samplers.named import MAKERS
@@ -147,11 +148,7 @@ def judge(
             whole_batches=arguments.compile,
         )
         if len(drawn) == arguments.samples:
-            features = drawn.features.numpy()
-            quality = yardstick.judge_features(features, range(len(drawn))).distances_only()
-            results.append(
-                BudgetResult(name, calls, spacing, tuple(sampler.timesteps), quality, halves(features, yardstick.reference))
-            )
+            results.append(judged(name, calls, spacing, sampler, drawn.features.numpy(), yardstick))
             images.append(drawn.images.numpy())
     finest = max(
         (i for i, r in enumerate(results) if (r.sampler, r.spacing) == FINEST), key=lambda i: results[i].calls, default=None
@@ -160,6 +157,16 @@ def judge(
         return results
     shown = [part / 127.5 - 1 for part in images]
     return [replace(r, apart=same_seed_share(part, shown[finest])) for r, part in zip(results, shown, strict=True)]
+
+
+def judged(
+    name: str, calls: int, spacing: str, sampler: PlanSampler, features: NDArray[np.float32], yardstick: Yardstick
+) -> BudgetResult:
+    """What the features of the images of seeds 0, 1, 2 and so on say of a sampler, and what was to be expected of it."""
+    quality = yardstick.judge_features(features, range(len(features))).distances_only()
+    both, pixels = halves(features, yardstick.reference), yardstick.pixels
+    predicted = None if pixels is None else error_of(sampler.plan(), pixels, sampler.schedule).frechet
+    return BudgetResult(name, calls, spacing, tuple(sampler.timesteps), quality, both, predicted=predicted)
 
 
 def main() -> None:

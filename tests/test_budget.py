@@ -55,6 +55,16 @@ def test_the_frechet_distance_is_held_against_as_many_images_alone() -> None:
     assert "Fréchet" not in budget_findings(STUDY, {"DDPM-1000": few})[0]
 
 
+def test_how_well_the_prediction_orders_equal_calls_is_said() -> None:
+    made = [replace(result("ddim", 5, d, str(d)), predicted=p) for d, p in ((1.0, 4.0), (2.0, 3.0), (3.0, 2.0), (4.0, 1.0))]
+    right = [replace(r, calls=10, predicted=r.quality.kernel.value) for r in made]
+    said = budget_findings(study(*made, *right, *[replace(r, calls=20) for r in made[:3]], lists=()), {})
+    assert said[-1].endswith(
+        "rank correlation with the measured distances -1.00 at 5 calls (4 results), 1.00 at 10 calls (4 results)."
+    )
+    assert not any("Predicted" in s for s in budget_findings(STUDY, {}))
+
+
 def test_a_choice_among_equals_is_not_flattered() -> None:
     """Twenty samplers of the same true distance, judged on the same images again and again."""
     random, plain, fair, covered, beside = np.random.default_rng(0), list[float](), list[float](), 0, 0

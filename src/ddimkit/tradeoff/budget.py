@@ -13,10 +13,12 @@ from ddimkit.quality.estimate import Estimate, bootstrap_weights, estimate_kerne
 from ddimkit.quality.measure import Quality, difference
 from ddimkit.quality.reference import Reference
 from ddimkit.quality.statistics import as_features
+from ddimkit.tradeoff.quality_findings import rank_correlation
 
 __all__ = ["SEARCHED", "BudgetResult", "BudgetStudy", "SearchedList", "best_of", "budget_findings", "halves", "searched_findings"]
 
 _SCHEMA = 1
+_FEWEST_RANKED = 4
 SEARCHED = ("gaussian", "network", "quality")
 """What the spacing of a searched list is called, after the objective of its search."""
 
@@ -62,6 +64,7 @@ class BudgetResult:
         halves: the kernel distance of the even and of the odd seeds.
         apart: how far its images are from those of the same seeds by DDIM at the most calls, as a share of the distance between
             different seeds; None where those are not known.
+        predicted: the squared Fréchet distance on normal data of the real images' mean and covariance; None where it is not known.
     """
 
     sampler: str
@@ -71,6 +74,7 @@ class BudgetResult:
     quality: Quality
     halves: tuple[Estimate, Estimate]
     apart: float | None = None
+    predicted: float | None = None
 
     @property
     def label(self) -> str:
@@ -190,7 +194,20 @@ def budget_findings(study: BudgetStudy, references: Mapping[str, Quality]) -> li
             f"At {calls} calls the best is {best.label}: kernel distance {distance.value:.3g} ({low:.3g} to {high:.3g}), "
             "by images that did not choose it" + (f"; {', '.join(beside)}" if beside else "") + _frechet(best, references) + "."
         )
-    return [*said, *searched_findings(study)]
+    return [*said, *searched_findings(study), *_foretold(study)]
+
+
+def _foretold(study: BudgetStudy) -> list[str]:
+    """How well the error on normal data foretells the order at equal calls."""
+    shown = []
+    for calls in study.budgets:
+        known = [(r.predicted, r.quality.kernel.value) for r in study.at(calls) if r.predicted is not None]
+        if len(known) >= _FEWEST_RANKED:
+            shown.append(f"{rank_correlation(*zip(*known, strict=True)):.2f} at {calls} calls ({len(known)} results)")
+    start = (
+        "Predicted without a model call, from the real images' mean and covariance: rank correlation with the measured distances"
+    )
+    return [f"{start} {', '.join(shown)}."] if shown else []
 
 
 def _frechet(best: BudgetResult, references: Mapping[str, Quality]) -> str:

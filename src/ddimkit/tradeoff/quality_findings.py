@@ -11,7 +11,7 @@ from ddimkit.quality.measure import difference
 from ddimkit.schedule import FloatArray
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
 
-__all__ = ["figure_with_interval", "quality_findings", "scale"]
+__all__ = ["figure_with_interval", "quality_findings", "rank_correlation", "scale"]
 
 _FEWEST_RANKED = 4
 _EQUAL = 1e-9
@@ -125,11 +125,11 @@ def _predicted(judged: Sequence[ConfigurationResult]) -> str | None:
                 wrong.append((abs(apart.value), f"{worse.label} was foretold better than {better.label}"))
     verdict = f"{len(wrong)} of {clear} clear differences the wrong way round"
     most = f", {across} of them between samplers or etas, the largest: {max(wrong)[1]}" if wrong else ""
-    rank = f"rank correlation {_rank_correlation(foretold, found):.2f} with the measured distances over {len(known)} configurations"
+    rank = f"rank correlation {rank_correlation(foretold, found):.2f} with the measured distances over {len(known)} configurations"
     return f"Predicted without a model call, from the real images' mean and covariance: {rank}, {verdict}{most}."
 
 
-def _rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     """Spearman's: the correlation of the ranks."""
     a, b = _centred_ranks(x), _centred_ranks(y)
     scale = math.sqrt(float(a @ a) * float(b @ b))
