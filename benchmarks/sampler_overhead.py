@@ -19,6 +19,7 @@ from _contest import Contender, Contest, Ratio, case, contest
 from _networks import network
 from _script import chosen, options, start, write
 from ddimkit import DDIMSampler, NoiseSchedule
+from ddimkit._compilers import has_compiler
 from ddimkit.noise import compile_noise
 
 SHAPE = (16, 1, 28, 28)
@@ -134,7 +135,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = start(arguments)
     steps = chosen(arguments.steps, arguments, quick=3, cpu=1000, cuda=1000)
     rounds = chosen(arguments.rounds, arguments, quick=2, cpu=7, cuda=7)
-    with_compiled = chosen(arguments.compile, arguments, quick=False, cpu=True, cuda=True)
+    there = has_compiler(torch.device("cpu"))
+    with_compiled = chosen(arguments.compile, arguments, quick=False, cpu=there, cuda=there)
     calls = chosen(None, arguments, quick=1, cpu=20, cuda=20)
     found = contest(contenders(steps, device, calls=calls, with_compiled=with_compiled), rounds)
     result = case("a step", found, compare(found))

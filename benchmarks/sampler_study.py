@@ -1,7 +1,7 @@
 """Which sampler and timesteps for a budget of model calls? Samplers, named spacings and searched lists at equal calls and noise.
 
     python benchmarks/sampler_study.py [--model mnist] [--weights FOLDER] [--work sampler-study] [--samples 1000]
-                                       [--calls 5,6,8,10,15,20,50,100] [--objectives gaussian,network,quality]
+                                       [--calls 5,6,8,10,15,20,50,100] [--objectives gaussian network quality]
                                        [--evaluations 200] [--samplers ddim,…] [--batch 1000] [--minutes M] [--threads N]
                                        [--compile] [--device cpu] [--out results/….json] [--pictures DIR] [--install]
 
@@ -13,9 +13,11 @@ Several processes can share the work, each with some of the ``--samplers`` and `
 """
 
 import argparse
+import hashlib
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -42,7 +44,6 @@ from ddimkit.tradeoff.timing import describe_machine, versions
 SAMPLERS = ("ddim", "dpm-2m", "dpm-3m", "unipc-2", "unipc-3")
 NOISY = ("ddpm", "dpm-2m-sde", "dpm-3m-sde")
 SPACINGS = get_args(Spacing)
-FINEST = ("ddim", "trailing")  # whose images at the most calls the others are held beside
 FEW = 20  # calls up to which lists are searched
 SOME = 50  # calls up to which all spacings are judged
 NETWORK_SEEDS, FINE = (range(20_000, 20_024), range(21_000, 21_064)), 200
@@ -129,13 +130,14 @@ def judge(
         (name, calls, spacing, make(bundle, name, steps=calls, spacing=spacing))
         for calls in arguments.calls
         for name in arguments.samplers
-        for spacing in (SPACINGS if calls <= SOME and name in SAMPLERS else ("trailing",))
+        for spacing in (SPACINGS if calls <= (SOME if name in SAMPLERS else FEW) else ("trailing",))
     ]
     walks += [(x.sampler, x.calls, x.objective, make(bundle, x.sampler, timesteps=x.timesteps)) for x in lists if x.gained]
     walks.sort(key=lambda walk: walk[1])
     results, images = list[BudgetResult](), list[NDArray[np.uint8]]()
     for name, calls, spacing, sampler in tqdm(walks, unit="configuration"):
-        path = arguments.work / "drawn" / f"{name}-{calls}-{spacing}.safetensors".replace(" ", "-")
+        searched = f"-{hash_of(sampler.timesteps)}" if spacing in SEARCHED else ""
+        path = arguments.work / "drawn" / f"{name}-{calls}-{spacing}{searched}.safetensors"
         drawn = draw(
             sampler,
             bundle,
@@ -150,13 +152,23 @@ def judge(
         if len(drawn) == arguments.samples:
             results.append(judged(name, calls, spacing, sampler, drawn.features.numpy(), yardstick))
             images.append(drawn.images.numpy())
-    finest = max(
-        (i for i, r in enumerate(results) if (r.sampler, r.spacing) == FINEST), key=lambda i: results[i].calls, default=None
-    )
-    if finest is None:
+    return beside(results, images, max(arguments.calls))
+
+
+def hash_of(timesteps: Sequence[int]) -> str:
+    """Names a list: another search may find another one for the same sampler."""
+    return hashlib.sha256(json.dumps(list(timesteps)).encode()).hexdigest()[:8]
+
+
+def beside(results: list[BudgetResult], images: list[NDArray[np.uint8]], most: int) -> list[BudgetResult]:
+    """The results with how far their images are from DDIM's at the most calls; as they are where those were not drawn."""
+    finest = [
+        part for r, part in zip(results, images, strict=True) if (r.sampler, r.calls, r.spacing) == ("ddim", most, "trailing")
+    ]
+    if not finest:
         return results
-    shown = [part / 127.5 - 1 for part in images]
-    return [replace(r, apart=same_seed_share(part, shown[finest])) for r, part in zip(results, shown, strict=True)]
+    shares = [same_seed_share(part / 127.5 - 1, finest[0] / 127.5 - 1) for part in images]
+    return [replace(r, apart=share) for r, share in zip(results, shares, strict=True)]
 
 
 def judged(
@@ -179,8 +191,8 @@ def main() -> None:
     parser.add_argument(
         "--calls", type=lambda text: [int(part) for part in text.split(",")], default=[5, 6, 8, 10, 15, 20, 50, 100]
     )
-    parser.add_argument("--evaluations", type=int, default=200, help="of the network objective, for each list")
-    parser.add_argument("--objectives", type=lambda text: text.split(","), default=SEARCHED, help="of the lists to search for")
+    parser.add_argument("--evaluations", type=int, default=200, help="of a list by the network; half by quality")
+    parser.add_argument("--objectives", nargs="*", choices=SEARCHED, default=SEARCHED, help="of the lists to search for")
     parser.add_argument("--samplers", type=lambda text: text.split(","), default=[*SAMPLERS, *NOISY], help="these alone")
     parser.add_argument("--threads", type=int, help="of the processor; torch's own choice by default")
     parser.add_argument("--batch", type=int, help="images drawn at once; 64 on a CPU and 1000 elsewhere by default")

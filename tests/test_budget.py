@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from curves import budgeted as result
 from curves import quality, toy
-from ddimkit import DDIMKitError
+from ddimkit import DDIMKitError, load_pretrained
 from ddimkit.quality import Estimate, Extractor
 from ddimkit.quality.estimate import bootstrap_weights, estimate_kernel
 from ddimkit.quality.reference import Reference
@@ -51,7 +51,7 @@ def test_the_frechet_distance_is_held_against_as_many_images_alone() -> None:
     best, other = (replace(quality(1.0), frechet=estimate(value, np.zeros(400))) for value in (7.0, 9.0))
     few = replace(other, seeds=((0, 10),))
     said = budget_findings(study(replace(result("ddim", 5, 1.0), quality=best), lists=()), {"DDIM-50": other, "DDPM-1000": few})
-    assert said[0].endswith("; Fréchet distance 7, better than DDIM-50 (9).")
+    assert said[0].endswith("; Fréchet distance, by all images, 7, better than DDIM-50 (9).")
     assert "Fréchet" not in budget_findings(STUDY, {"DDPM-1000": few})[0]
 
 
@@ -115,8 +115,8 @@ def test_searched_lists_are_held_against_the_best_named_spacing() -> None:
     searched = [result("ddim", 5, 1.0, "network"), result("ddim", 6, 2.0, "network"), result("ddim", 8, 1.8, "network")]
     said = budget_findings(study(*named, *searched), {})
     assert said[-1] == (
-        "Lists searched by the network objective: better than every named spacing for ddim-5; no clear difference for ddim-6; "
-        "worse than one for ddim-8."
+        "Lists searched by the network objective: better than every named spacing judged for ddim-5; no clear difference for "
+        "ddim-6; worse than one for ddim-8."
     )
 
 
@@ -142,6 +142,11 @@ def test_a_search_that_gained_nothing_is_said() -> None:
     lists = (SearchedList("ddim", 5, "network", (9, 7, 5, 3, 1), False, "nothing"),)
     said = budget_findings(study(result("ddim", 5, 2.0), lists=lists), {})
     assert said[-1] == "Lists searched by the network objective: nothing gained in the search for ddim-5."
+
+
+def test_committed_studies_are_of_the_bundled_models() -> None:
+    for path in studies._FOLDER.glob("*.budget.json"):
+        assert find_budget_study(load_pretrained(path.name.split(".")[0])) == BudgetStudy.load(path)
 
 
 def test_the_study_of_the_very_model_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

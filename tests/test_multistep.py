@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
+import orders_page
 from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, NoiseSchedule, PlanSampler, UniPCSampler
 from ddimkit.samplers._exponential import weights
 from ddimkit.testing import check_plan
@@ -166,6 +167,19 @@ def test_the_published_third_order_is_of_second_order() -> None:
     assert np.all(np.abs(slopes(errors)[-2:] - 2) < 0.1), errors
     warm = [warm_error(make, S, 0.0, 2.0) for S in (640, 1280, 2560)]
     assert np.all(np.abs(slopes(warm) - 2) < 0.1), warm
+
+
+def test_the_documentations_table_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders_page, "_SEEDED", (160, 320))
+    monkeypatch.setattr(orders_page, "_WARM", (160, 320))
+    rows = {
+        row[0]: row[1:]
+        for row in ([cell.strip() for cell in line.split("|")[1:-1]] for line in orders_page.page().splitlines()[2:])
+    }
+    assert float(rows["DPM-Solver++ of order 3"][0]) == pytest.approx(3, abs=0.15)
+    assert float(rows["the published third-order multistep code"][0]) == pytest.approx(2, abs=0.15)
+    assert float(rows["UniPC of order 2"][1]) == pytest.approx(3, abs=0.2)
+    assert rows["DDIM, eta 1"][0] == "–"
 
 
 @pytest.mark.parametrize(

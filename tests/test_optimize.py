@@ -193,6 +193,7 @@ def test_the_fine_images_are_drawn_once() -> None:
         (lambda: NetworkObjective(toy(), (), range(3, 9)), "must hold seeds"),
         (lambda: QualityObjective(toy(), exact_yardstick(), range(4), range(3, 9)), "none in common"),
         (lambda: QualityObjective(toy(), exact_yardstick(), device="gpu"), "cannot be used here"),
+        (lambda: QualityObjective(toy(), exact_yardstick(), batch=0), "batch must be at least 1"),
         (lambda: NetworkObjective(toy(), device="gpu"), "cannot be used here"),
     ],
 )

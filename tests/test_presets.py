@@ -127,9 +127,24 @@ def test_where_nothing_reaches_the_baseline_cheaper_samplers_are_held_against_th
     )
     found = from_study(known, budget(*results))
     assert [(c.sampler, c.steps) for c in found.values()] == [("dpm_2m", 5), ("dpm_2m", 8), ("dpm_2m", 10), ("DDIMSampler", 100)]
-    assert "50% of the quality of DDIM-100, as good as this sampler" in found["realtime"].reason
+    assert "50% of the quality of DDIM-100, as good as DDIM with eta 0 is" in found["realtime"].reason
     assert found["production"].reason.startswith("dpm-2m-8 trailing is within 5% of DDIM-100")
     assert [c.sampler for c in from_study(known, budget(budgeted("dpm-2m", 60, 8.8))).values()] == ["DDIMSampler"] * 4
+
+
+def test_all_presets_are_held_against_the_same() -> None:
+    """2M reaches the baseline in 60 calls: then what DDIM itself reaches is no measure, though it takes fewer steps."""
+    known = study(*judged({10: 40.0, 50: 8.8, 100: 8.0}))
+    found = from_study(known, budget(budgeted("dpm-2m", 60, 1.0), budgeted("dpm-2m", 30, 1.9)))
+    assert [(c.sampler, c.steps) for c in found.values()] == [("dpm_2m", 30), ("dpm_2m", 60), ("dpm_2m", 72), ("DDIMSampler", 100)]
+    assert [name for name, c in found.items() if "DDIM with" in c.reason] == []
+    near = from_study(known, budget(budgeted("dpm-2m", 60, 1.9)))  # half of the baseline's quality, which is not within 5 %
+    assert [(c.sampler, c.steps) for c in near.values()] == [
+        ("DDIMSampler", 50),
+        ("DDIMSampler", 50),
+        ("dpm_2m", 72),
+        ("DDIMSampler", 100),
+    ]
 
 
 @pytest.mark.parametrize("spacing", ["log_snr", "network"])
@@ -147,8 +162,9 @@ def test_where_nothing_reaches_the_baseline_counts_are_held_against_the_samplers
     """20 steps keep 0.53 of what 100 reach, 50 keep 0.91; only 100 are within 5 % of it, and 250 are no better."""
     found = from_study(study(*judged({10: 40.0, 20: 15.0, 50: 8.8, 100: 8.0, 250: 8.1})))
     assert [found[name].steps for name in ("realtime", "interactive", "production", "research")] == [20, 50, 120, 250]
-    assert "50% of the quality of DDIM-100, as good as this sampler is known to become, though not as the baseline (53%)" in (
-        found["realtime"].reason
+    assert found["realtime"].reason == (
+        "the fewest steps known to keep 50% of the quality of DDIM-100, as good as DDIM with eta 0 is known to become, though not "
+        "as the baseline (53%)"
     )
     assert found["production"].reason.startswith("fewer steps are not known to be within 5% of DDIM-100")
     near = from_study(study(*judged({20: 9.0, 50: 8.1, 100: 8.0})))

@@ -258,7 +258,7 @@ class QualityObjective:
         device: where the model runs.
 
     Raises:
-        ValueError: no seeds, or seeds that are in both.
+        ValueError: no seeds, or seeds that are in both; a batch below 1. When asked, fewer than two seeds, or one twice.
     """
 
     bundle: ModelBundle
@@ -271,6 +271,8 @@ class QualityObjective:
     def __post_init__(self) -> None:
         _check_seeds(self.seeds, self.unseen)
         check_device(self.device)
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
 
     def value(self, sampler: PlanSampler) -> float:
         """The distance over ``seeds``."""
@@ -303,6 +305,8 @@ def _draw(
     for first in range(0, len(seeds), batch):
         part = list(seeds[first : first + batch])
         images = sampler.sample(bundle.model, (len(part), *bundle.sample_shape), seed=part, device=device)
-        pixels = images.reshape(len(part), -1).to("cpu", torch.float64).numpy()
-        found.append(pixels if extractor is None else extractor(images))
+        if extractor is None:
+            found.append(images.reshape(len(part), -1).to("cpu", torch.float64).numpy())
+        else:
+            found.append(extractor(images))
     return np.concatenate(found)

@@ -62,8 +62,8 @@ class BudgetResult:
         timesteps: the timesteps walked.
         quality: distances to real images.
         halves: the kernel distance of the even and of the odd seeds.
-        apart: how far its images are from those of the same seeds by DDIM at the most calls, as a share of the distance between
-            different seeds; None where those are not known.
+        apart: how far its first 64 images are from those of the same seeds by DDIM at the most calls, as a share of the distance
+            between different seeds; None where those are not known.
         predicted: the squared Fréchet distance on normal data of the real images' mean and covariance; None where it is not known.
     """
 
@@ -216,7 +216,7 @@ def _frechet(best: BudgetResult, references: Mapping[str, Quality]) -> str:
     beside = [
         f"{_word(difference(best.quality, other, 'frechet'))} {name} ({other.frechet.value:.3g})" for name, other in alike.items()
     ]
-    return f"; Fréchet distance {best.quality.frechet.value:.3g}, {', '.join(beside)}" if beside else ""
+    return f"; Fréchet distance, by all images, {best.quality.frechet.value:.3g}, {', '.join(beside)}" if beside else ""
 
 
 def _comparable(reference: Quality, best: BudgetResult) -> Quality:
@@ -233,7 +233,7 @@ def searched_findings(study: BudgetStudy) -> list[str]:
     said = []
     for kind in SEARCHED:
         groups: dict[str, list[str]] = {
-            "better than every named spacing for": [],
+            "better than every named spacing judged for": [],
             "no clear difference for": [],
             "worse than one for": [],
         }

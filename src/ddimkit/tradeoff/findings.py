@@ -161,8 +161,10 @@ def refining(curve: TradeoffCurve) -> str | None:
 
 def _gained(finest: ConfigurationResult, near: Sequence[ConfigurationResult], same: Sequence[int]) -> str:
     """Whether the same image has become better, from the smallest count that draws it; nothing where that was not judged."""
-    first = next((c for c in near if c.steps == min(same, default=0)), None)
-    if first is None or first is finest or first.quality is None or finest.quality is None:
+    if not same:
+        return ""
+    first = next(c for c in near if c.steps == min(same))
+    if first.quality is None or finest.quality is None:
         return ""
     apart = difference(first.quality, finest.quality)
     low, high = apart.interval()

@@ -1,13 +1,13 @@
 """Named choices of sampler and steps, from a model's study where there is one."""
 
 import inspect
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ddimkit.errors import DDIMKitError
 from ddimkit.models.bundle import ModelBundle, PresetName
+from ddimkit.quality.measure import Quality
 from ddimkit.samplers.named import MAKERS, SamplerMaker
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import NoiseSchedule
@@ -94,12 +94,14 @@ def choices(model: ModelBundle, *, refinable: bool = True) -> dict[str, Choice]:
 
 
 def from_study(study: TradeoffCurve, budget: BudgetStudy | None = None, *, refinable: bool = True) -> dict[str, Choice]:
-    """The presets that a study's figures give; without noise where they are to be refinable.
+    """The presets that a study's figures give, all held against the baseline, or against the best that the study's best sampler
+    reaches where nothing is within 5 % of that.
 
     Args:
         study: the curve, whose best sampler and eta every preset has,
-        budget: unless this knows one that needs fewer model calls for the same.
-        refinable: whether samplers that add noise are left out.
+        budget: unless this knows one that needs fewer model calls for the same. Each of its many results has its own interval, so
+            that a few may owe their place to chance.
+        refinable: whether samplers are left out that add noise, or whose images are known to be others than DDIM's.
 
     Raises:
         DDIMKitError: nothing in the study can be a preset.
@@ -107,18 +109,16 @@ def from_study(study: TradeoffCurve, budget: BudgetStudy | None = None, *, refin
     known = [r for r in recommendations(study) if r.sampler in _MAKERS and not (refinable and _adds_noise(r))]
     if not known:
         raise DDIMKitError("the study judged no sampler that such a preset can be made of")
-    line = best_of(known)
-    finest = line.verdicts[0]
-    found = {name: _fewest(line, share) for name, share in _KEPT.items()}
-    found["production"] = None if line.steps is None else (line.steps, line.reasons[1])
-    found["research"] = (finest.steps, f"{finest.label}, the most steps of the study")
-    eta, own = line.eta if _takes_eta(line.sampler) else None, _own_best(line, study)
-    missing = {name: known for name, known in _by_itself(own).items() if found[name] is None}
-    both = {name: known for name, known in {**found, **missing}.items() if known is not None}
-    chosen = {name: Choice(name, line.sampler, *known, eta=eta) for name, known in both.items()}
-    if budget is not None:
-        chosen |= _cheaper(chosen, {name: found[name] is not None for name in chosen}, _baseline(study), own, budget, refinable)
-    return _rising(chosen)
+    line, results = best_of(known), [] if budget is None else budget.results
+    results = [r for r in results if r.sampler in MAKERS and not (refinable and _draws_another(r))]
+    target = _target(line, study, results)
+    found = _of_line(line, target)
+    for name, choice in _of_budget(results, target).items():
+        if name not in found or choice.steps < found[name].steps:
+            found[name] = choice
+    names = (*_KEPT, "production", "research")
+    first = {name: next(found[more] for more in names[i:] if more in found) for i, name in enumerate(names)}
+    return {name: replace(choice, name=name) for name, choice in first.items()}
 
 
 def _takes_eta(sampler: str) -> bool:
@@ -127,68 +127,96 @@ def _takes_eta(sampler: str) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Target:
-    """What a preset is held against.
+    """What presets are held against.
 
     Args:
         scale: its quality.
         name: what it is called.
-        known: what of the study is held against it, by rising steps.
+        verdicts: the line's step counts, by rising steps.
+        bare: the fewest of them that are within the tolerance, None if none are.
+        reason: why those.
     """
 
     scale: Scale
     name: str
-    known: Sequence[Verdict] = ()
+    verdicts: Sequence[Verdict]
+    bare: int | None
+    reason: str
 
 
-def _baseline(study: TradeoffCurve) -> _Target:
+def _target(line: Recommendation, study: TradeoffCurve, results: Sequence[BudgetResult]) -> _Target:
+    """The baseline, if the line or any other result is within its tolerance; else the line's own best."""
     assert study.baseline.quality is not None
     assert study.floor is not None
-    return _Target(Scale(study.baseline.quality, study.floor), "the baseline")
+    scale = Scale(study.baseline.quality, study.floor)
+    if line.bare is not None or any(scale.verdict(r.label, r.calls, r.quality).verdict == "within" for r in results):
+        verdicts = sorted(line.verdicts, key=lambda v: v.steps)
+        return _Target(scale, "the baseline", verdicts, line.bare, line.reasons[1])
+    return _own_best(line, study, study.floor)
 
 
-def _cheaper(
-    chosen: Mapping[str, Choice], reached: Mapping[str, bool], base: _Target, own: _Target, budget: BudgetStudy, refinable: bool
-) -> dict[str, Choice]:
-    """The presets for which the samplers at equal calls know something cheaper, or the first thing that reaches the baseline."""
-    results = [r for r in budget.results if r.sampler in MAKERS and not (refinable and _draws_another(r))]
-    found = dict[str, Choice]()
-    for name in (*_KEPT, "production"):
-        cheapest = _cheapest(name, results, base)
-        if cheapest is None or (reached[name] and cheapest.steps >= chosen[name].steps):
-            cheapest = None if reached[name] else _cheapest(name, results, own)
-            if cheapest is None or cheapest.steps >= chosen[name].steps:
-                continue
-        found[name] = cheapest
+def _own_best(line: Recommendation, study: TradeoffCurve, floor: Quality) -> _Target:
+    """The best that a sampler itself reaches, of the counts that the most images are known of."""
+    judged = [(c, c.quality) for c in study.configurations if (c.sampler, c.eta) == (line.sampler, line.eta) and not c.baseline]
+    known = [(c, quality) for c, quality in judged if quality is not None]
+    most = max(quality.count for _, quality in known)
+    best, reached = min(((c, q) for c, q in known if q.count == most), key=lambda one: one[1].kernel.value)
+    scale = Scale(reached, floor)
+    verdicts = sorted((scale.verdict(c.label, c.steps, q) for c, q in known if c.steps <= best.steps), key=lambda v: v.steps)
+    bare = next(v for v in verdicts if v.verdict == "within")
+    sampler = line.sampler.removesuffix("Sampler") + ("" if line.eta is None else f" with eta {line.eta:g}")
+    name, tolerance = f"{best.label}, as good as {sampler} is known to become, though not as the baseline", f"{scale.tolerance:.0%}"
+    within = f"{bare.label} is" if bare.label != best.label else "fewer steps are not known to be"
+    why = f"{within} within {tolerance} of {name}; with {scale.buffer:.0%} more"
+    return _Target(scale, name, verdicts, bare.steps, why)
+
+
+def _of_line(line: Recommendation, target: _Target) -> dict[str, Choice]:
+    """What the line's step counts give; a preset that none is known to suffice for is left out."""
+    finest, eta = line.verdicts[0], line.eta if _takes_eta(line.sampler) else None
+    found = {"research": Choice("research", line.sampler, finest.steps, f"{finest.label}, the most steps of the study", eta)}
+    for name, share in _KEPT.items():
+        v = next((v for v in target.verdicts if v.keeps(share)), None)
+        if v is not None:
+            found[name] = Choice(name, line.sampler, v.steps, f"the fewest steps known to {_keep(share, target, v)}", eta)
+    if target.bare is not None:
+        steps = min(target.scale.buffered(target.bare), finest.steps)
+        found["production"] = Choice("production", line.sampler, steps, target.reason, eta)
     return found
 
 
-def _draws_another(r: BudgetResult) -> bool:
-    """Whether a seed draws another image than it does in DDIM's many steps."""
-    return _noisy(MAKERS[r.sampler]) or (r.apart is not None and r.apart >= SAME)
+def _of_budget(results: Sequence[BudgetResult], target: _Target) -> dict[str, Choice]:
+    """The same of the samplers at equal calls, the fewest calls first and of those the closest to real images."""
+    scale, found = target.scale, dict[str, Choice]()
+    known = [
+        (r, scale.verdict(r.label, r.calls, r.quality)) for r in sorted(results, key=lambda r: (r.calls, r.quality.kernel.value))
+    ]
+    for name, share in _KEPT.items():
+        kept = next(((r, v) for r, v in known if v.keeps(share)), None)
+        if kept is not None:
+            r, v = kept
+            found[name] = _chosen(name, r, r.calls, f"the fewest calls known to {_keep(share, target, v)}")
+    # A searched list has no 20 % more steps.
+    within = next(((r, v) for r, v in known if v.verdict == "within" and r.spacing not in SEARCHED), None)
+    if within is not None:
+        r, v = within
+        why = f"{v.label} is within {scale.tolerance:.0%} of {target.name}; with {scale.buffer:.0%} more"
+        found["production"] = _chosen("production", r, scale.buffered(r.calls), why)
+    return found
 
 
-def _cheapest(name: str, results: Sequence[BudgetResult], target: _Target) -> Choice | None:
-    """The fewest calls that keep a preset's share of the target's quality, or are within the tolerance of it; None if none do."""
-    scale, share = target.scale, _KEPT.get(name)
-    known = [(r, scale.verdict(r.label, r.calls, r.quality)) for r in results]
-    if share is None:
-        # A list has no 20 % more steps.
-        enough = [(r, v) for r, v in known if v.verdict == "within" and r.spacing not in SEARCHED]
-    else:
-        enough = [(r, v) for r, v in known if v.keeps(share)]
-    if not enough:
-        return None
-    r, v = min(enough, key=lambda one: (one[0].calls, one[1].excess))
-    if share is not None:
-        why = f"the fewest calls known to keep {share:.0%} of the quality of {target.name} ({percent_kept(v.kept)})"
-        return _of_budget(name, r, r.calls, why)
-    steps = math.ceil(round(r.calls * (1 + scale.buffer), 9))
-    return _of_budget(name, r, steps, f"{v.label} is within {scale.tolerance:.0%} of {target.name}; with {scale.buffer:.0%} more")
+def _keep(share: float, target: _Target, v: Verdict) -> str:
+    return f"keep {share:.0%} of the quality of {target.name} ({percent_kept(v.kept)})"
 
 
-def _of_budget(name: str, r: BudgetResult, steps: int, reason: str) -> Choice:
+def _chosen(name: str, r: BudgetResult, steps: int, reason: str) -> Choice:
     searched = r.timesteps if r.spacing in SEARCHED else None
     return Choice(name, MAKERS[r.sampler].__name__, steps, reason, None, r.spacing, searched)
+
+
+def _draws_another(r: BudgetResult) -> bool:
+    """Whether a seed draws another image than with DDIM at many steps; where that is not known, by the sampler's noise alone."""
+    return _noisy(MAKERS[r.sampler]) or (r.apart is not None and r.apart >= SAME)
 
 
 def _adds_noise(line: Recommendation) -> bool:
@@ -198,45 +226,3 @@ def _adds_noise(line: Recommendation) -> bool:
 
 def _noisy(make: SamplerMaker, **eta: float) -> bool:
     return bool((make(NoiseSchedule.linear(), steps=2, **eta).plan().c > 0).any())
-
-
-def _fewest(line: Recommendation, share: float) -> tuple[int, str] | None:
-    """The fewest steps known to keep a share of the baseline's quality, and the reason; None if none are."""
-    kept = [v for v in line.verdicts if v.keeps(share)]
-    if not kept:
-        return None
-    found = min(kept, key=lambda v: v.steps)
-    return found.steps, f"the fewest steps known to keep {share:.0%} of the quality of the baseline ({percent_kept(found.kept)})"
-
-
-def _own_best(line: Recommendation, study: TradeoffCurve) -> _Target:
-    """The best that the sampler itself reaches, of the counts that the most images are known of, and what takes no more steps."""
-    assert study.floor is not None
-    judged = [(c, c.quality) for c in study.configurations if (c.sampler, c.eta) == (line.sampler, line.eta) and not c.baseline]
-    known = [(c, quality) for c, quality in judged if quality is not None]
-    most = max(quality.count for _, quality in known)
-    best, reached = min(((c, q) for c, q in known if q.count == most), key=lambda one: one[1].kernel.value)
-    scale = Scale(reached, study.floor)
-    verdicts = sorted((scale.verdict(c.label, c.steps, q) for c, q in known if c.steps <= best.steps), key=lambda v: v.steps)
-    return _Target(scale, f"{best.label}, as good as this sampler is known to become, though not as the baseline", verdicts)
-
-
-def _by_itself(own: _Target) -> dict[str, tuple[int, str]]:
-    """The steps and reasons of the presets where the sampler's own best stands in for the baseline."""
-    found = {}
-    for name, share in _KEPT.items():
-        v = next(v for v in own.known if v.keeps(share))
-        found[name] = v.steps, f"the fewest steps known to keep {share:.0%} of the quality of {own.name} ({percent_kept(v.kept)})"
-    bare, tolerance = next(v for v in own.known if v.verdict == "within"), f"{own.scale.tolerance:.0%}"
-    steps = math.ceil(round(bare.steps * (1 + own.scale.buffer), 9))
-    why = f"{bare.label} is within {tolerance} of {own.name}"
-    if bare is own.known[-1]:
-        why = f"fewer steps are not known to be within {tolerance} of {own.name}"
-    return {**found, "production": (steps, f"{why}; with {own.scale.buffer:.0%} more")}
-
-
-def _rising(chosen: Mapping[str, Choice]) -> dict[str, Choice]:
-    """The same, where none takes more steps than one that promises more."""
-    names = list(chosen)
-    cheapest = {name: min((chosen[more] for more in names[i:]), key=lambda choice: choice.steps) for i, name in enumerate(names)}
-    return {name: replace(choice, name=name) for name, choice in cheapest.items()}
