@@ -116,6 +116,8 @@ def from_study(study: TradeoffCurve, budget: BudgetStudy | None = None, *, refin
     for name, choice in _of_budget(results, target).items():
         if name not in found or choice.steps < found[name].steps:
             found[name] = choice
+    if not refinable and study.baseline.nfe > found["research"].steps:
+        found["research"] = Choice("research", study.baseline.sampler, study.baseline.nfe, "the baseline itself")
     names = (*_KEPT, "production", "research")
     first = {name: next(found[more] for more in names[i:] if more in found) for i, name in enumerate(names)}
     return {name: replace(choice, name=name) for name, choice in first.items()}
@@ -132,6 +134,7 @@ class _Target:
     Args:
         scale: its quality.
         name: what it is called.
+        about: what there is to say of it, at the end of a reason.
         verdicts: the line's step counts, by rising steps.
         bare: the fewest of them that are within the tolerance, None if none are.
         reason: why those.
@@ -139,6 +142,7 @@ class _Target:
 
     scale: Scale
     name: str
+    about: str
     verdicts: Sequence[Verdict]
     bare: int | None
     reason: str
@@ -151,7 +155,7 @@ def _target(line: Recommendation, study: TradeoffCurve, results: Sequence[Budget
     scale = Scale(study.baseline.quality, study.floor)
     if line.bare is not None or any(scale.verdict(r.label, r.calls, r.quality).verdict == "within" for r in results):
         verdicts = sorted(line.verdicts, key=lambda v: v.steps)
-        return _Target(scale, "the baseline", verdicts, line.bare, line.reasons[1])
+        return _Target(scale, "the baseline", "", verdicts, line.bare, line.reasons[1])
     return _own_best(line, study, study.floor)
 
 
@@ -165,24 +169,25 @@ def _own_best(line: Recommendation, study: TradeoffCurve, floor: Quality) -> _Ta
     verdicts = sorted((scale.verdict(c.label, c.steps, q) for c, q in known if c.steps <= best.steps), key=lambda v: v.steps)
     bare = next(v for v in verdicts if v.verdict == "within")
     sampler = line.sampler.removesuffix("Sampler") + ("" if line.eta is None else f" with eta {line.eta:g}")
-    name, tolerance = f"{best.label}, as good as {sampler} is known to become, though not as the baseline", f"{scale.tolerance:.0%}"
-    within = f"{bare.label} is" if bare.label != best.label else "fewer steps are not known to be"
-    why = f"{within} within {tolerance} of {name}; with {scale.buffer:.0%} more"
-    return _Target(scale, name, verdicts, bare.steps, why)
+    tolerance, within = (
+        f"{scale.tolerance:.0%}",
+        f"{bare.label} is" if bare.label != best.label else "fewer steps are not known to be",
+    )
+    about = f". {best.label} is the best known of {sampler}; nothing is known to be within {tolerance} of the baseline"
+    why = f"{within} within {tolerance} of {best.label}; with {scale.buffer:.0%} more"
+    return _Target(scale, best.label, about, verdicts, bare.steps, f"{why}{about}")
 
 
 def _of_line(line: Recommendation, target: _Target) -> dict[str, Choice]:
     """What the line's step counts give; a preset that none is known to suffice for is left out."""
-    finest, eta = line.verdicts[0], line.eta if _takes_eta(line.sampler) else None
-    found = {"research": Choice("research", line.sampler, finest.steps, f"{finest.label}, the most steps of the study", eta)}
+    finest, eta, found = line.verdicts[0], line.eta if _takes_eta(line.sampler) else None, dict[str, Choice]()
     for name, share in _KEPT.items():
         v = next((v for v in target.verdicts if v.keeps(share)), None)
         if v is not None:
             found[name] = Choice(name, line.sampler, v.steps, f"the fewest steps known to {_keep(share, target, v)}", eta)
     if target.bare is not None:
-        steps = min(target.scale.buffered(target.bare), finest.steps)
-        found["production"] = Choice("production", line.sampler, steps, target.reason, eta)
-    return found
+        found["production"] = Choice("production", line.sampler, target.scale.buffered(target.bare), target.reason, eta)
+    return found | {"research": Choice("research", line.sampler, finest.steps, f"{finest.label}, the most steps of the study", eta)}
 
 
 def _of_budget(results: Sequence[BudgetResult], target: _Target) -> dict[str, Choice]:
@@ -200,13 +205,13 @@ def _of_budget(results: Sequence[BudgetResult], target: _Target) -> dict[str, Ch
     within = next(((r, v) for r, v in known if v.verdict == "within" and r.spacing not in SEARCHED), None)
     if within is not None:
         r, v = within
-        why = f"{v.label} is within {scale.tolerance:.0%} of {target.name}; with {scale.buffer:.0%} more"
+        why = f"{v.label} is within {scale.tolerance:.0%} of {target.name}; with {scale.buffer:.0%} more{target.about}"
         found["production"] = _chosen("production", r, scale.buffered(r.calls), why)
     return found
 
 
 def _keep(share: float, target: _Target, v: Verdict) -> str:
-    return f"keep {share:.0%} of the quality of {target.name} ({percent_kept(v.kept)})"
+    return f"keep {share:.0%} of the quality of {target.name} ({percent_kept(v.kept)}){target.about}"
 
 
 def _chosen(name: str, r: BudgetResult, steps: int, reason: str) -> Choice:
