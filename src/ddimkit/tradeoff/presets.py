@@ -169,10 +169,8 @@ def _own_best(line: Recommendation, study: TradeoffCurve, floor: Quality) -> _Ta
     verdicts = sorted((scale.verdict(c.label, c.steps, q) for c, q in known if c.steps <= best.steps), key=lambda v: v.steps)
     bare = next(v for v in verdicts if v.verdict == "within")
     sampler = line.sampler.removesuffix("Sampler") + ("" if line.eta is None else f" with eta {line.eta:g}")
-    tolerance, within = (
-        f"{scale.tolerance:.0%}",
-        f"{bare.label} is" if bare.label != best.label else "fewer steps are not known to be",
-    )
+    within = f"{bare.label} is" if bare.label != best.label else "fewer steps are not known to be"
+    tolerance = f"{scale.tolerance:.0%}"
     about = f". {best.label} is the best known of {sampler}; nothing is known to be within {tolerance} of the baseline"
     why = f"{within} within {tolerance} of {best.label}; with {scale.buffer:.0%} more"
     return _Target(scale, best.label, about, verdicts, bare.steps, f"{why}{about}")
