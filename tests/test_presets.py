@@ -165,8 +165,8 @@ def test_where_nothing_reaches_the_baseline_counts_are_held_against_the_samplers
     found = from_study(study(*judged({10: 40.0, 20: 15.0, 50: 8.8, 100: 8.0, 250: 8.1})))
     assert [found[name].steps for name in ("realtime", "interactive", "production", "research")] == [20, 50, 120, 250]
     assert found["realtime"].reason == (
-        "the fewest steps known to keep 50% of the quality of DDIM-100 (53%). DDIM-100 is the best known of DDIM with eta 0; nothing "
-        "is known to be within 5% of the baseline"
+        "the fewest steps known to keep 50% of the quality of DDIM-100 (53%). DDIM-100 is the best known of DDIM with eta 0; "
+        "nothing is known to be within 5% of the baseline"
     )
     assert found["production"].reason.startswith("fewer steps are not known to be within 5% of DDIM-100")
     near = from_study(study(*judged({20: 9.0, 50: 8.1, 100: 8.0})))
