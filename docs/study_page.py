@@ -1,5 +1,6 @@
 """The figures of a committed study as Markdown: scale, curve, recommendation and presets, all computed from its results."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -97,11 +98,16 @@ def _lists(study: BudgetStudy) -> list[Sequence[str]]:
 
 def _scale(study: TradeoffCurve) -> list[Sequence[str]]:
     ends = (("other real images (floor)", study.floor), (study.baseline.label, study.baseline.quality), ("noise", study.noise))
-    return [quality_cells(name, quality, None, "")[:-2] for name, quality in ends if quality is not None]
+    return [_unbroken(quality_cells(name, quality, None, "")[:-2]) for name, quality in ends if quality is not None]
 
 
 def _curve(study: TradeoffCurve) -> list[Sequence[str]]:
-    return [quality_cells(c.label, c.quality, c.same_seed_distance, "")[:-1] for c in study.configurations]
+    return [_unbroken(quality_cells(c.label, c.quality, c.same_seed_distance, "")[:-1]) for c in study.configurations]
+
+
+def _unbroken(cells: Sequence[str]) -> list[str]:
+    """Cells whose lines do not break inside an interval."""
+    return [re.sub(r"\(.*\)| ±| /", lambda part: part[0].replace(" ", "\N{NO-BREAK SPACE}"), cell) for cell in cells]
 
 
 def _presets(refinable: dict[str, Choice], best: dict[str, Choice]) -> str:
