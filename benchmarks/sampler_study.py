@@ -45,8 +45,8 @@ SAMPLERS = ("ddim", "dpm-2m", "dpm-3m", "unipc-2", "unipc-3")
 NOISY = ("ddpm", "dpm-2m-sde", "dpm-3m-sde")
 SPACINGS = get_args(Spacing)
 FEW = 20  # calls up to which lists are searched
-SOME = 50  # calls up to which all spacings are judged
-NETWORK_SEEDS, FINE = (range(20_000, 20_024), range(21_000, 21_064)), 200
+SOME, NOISY_SOME = 50, 10  # calls up to which all spacings are judged, and where there is noise
+NETWORK_SEEDS, FINE = (range(20_000, 20_048), range(21_000, 21_096)), 200
 QUALITY_SEEDS = range(22_000, 22_256), range(23_000, 23_512)
 
 
@@ -130,7 +130,7 @@ def judge(
         (name, calls, spacing, make(bundle, name, steps=calls, spacing=spacing))
         for calls in arguments.calls
         for name in arguments.samplers
-        for spacing in (SPACINGS if calls <= (SOME if name in SAMPLERS else FEW) else ("trailing",))
+        for spacing in (SPACINGS if calls <= (SOME if name in SAMPLERS else NOISY_SOME) else ("trailing",))
     ]
     walks += [(x.sampler, x.calls, x.objective, make(bundle, x.sampler, timesteps=x.timesteps)) for x in lists if x.gained]
     walks.sort(key=lambda walk: walk[1])

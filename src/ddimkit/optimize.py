@@ -212,7 +212,7 @@ class NetworkObjective:
         check_device(self.device)
 
     def value(self, sampler: PlanSampler) -> float:
-        """The mean squared distance over ``seeds``."""
+        """The mean distance over ``seeds``."""
         return float(self._apart(sampler, unseen=False).mean())
 
     def gain(self, sampler: PlanSampler, than: PlanSampler) -> tuple[float, float]:
@@ -225,7 +225,7 @@ class NetworkObjective:
         return estimate_mean(apart, bootstrap_weights(self.unseen))
 
     def _apart(self, sampler: PlanSampler, *, unseen: bool) -> FloatArray:
-        """(N,): the mean squared difference from the fine image of the same seed."""
+        """(N,): the root mean square difference from the fine image of the same seed; squares would let the few furthest decide."""
         plan = sampler.plan()
         if plan.c_max is not None or (plan.c > 0).any():
             raise ValueError("a sampler that adds noise draws another image at every number of steps: search with eta=0")
@@ -234,7 +234,7 @@ class NetworkObjective:
         key = (fine, unseen)
         if key not in self._fine:
             self._fine[key] = self._seen(fine, unseen=unseen)
-        apart: FloatArray = np.mean((self._seen(sampler, unseen=unseen) - self._fine[key]) ** 2, axis=1)
+        apart: FloatArray = np.sqrt(np.mean((self._seen(sampler, unseen=unseen) - self._fine[key]) ** 2, axis=1))
         return apart
 
     def _seen(self, sampler: PlanSampler, *, unseen: bool) -> FloatArray:
