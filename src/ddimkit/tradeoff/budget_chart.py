@@ -12,6 +12,7 @@ from ddimkit.tradeoff.figures import BASE, COLOURS, new_panels, save_figure, whi
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["draw_budget"]
 
@@ -38,13 +39,24 @@ def draw_budget(study: BudgetStudy, path: Path, references: Mapping[str, Quality
     figure, panels = new_panels(4.2 * columns, 3.5 * rows, columns, rows)
     trailing = {name: _line(study.results, name, _TRAILING) for name in samplers}
     _draw(panels[0], "every sampler, trailing", trailing, references)
+    panels[0].legend(frameon=False, fontsize=7, loc="lower right")
+    spacings = sorted({r.spacing for r in study.results}, key=_order)
     for axes, name in zip(panels[1:], several, strict=False):
-        spacings = sorted({r.spacing for r in study.results if r.sampler == name}, key=_order)
         _draw(axes, name, {spacing: _line(study.results, name, spacing) for spacing in spacings}, references)
     for axes in panels[len(several) + 1 :]:
         axes.set_axis_off()
+    _legend(figure, panels, spacings)
     figure.suptitle(f"Quality at equal model calls: {study.model['name']}", fontsize=10)
     return save_figure(figure, path)
+
+
+def _legend(figure: Figure, panels: Sequence[Axes], spacings: Sequence[str]) -> None:
+    """One for the spacings of all panels, which have the same marks everywhere."""
+    shown = [dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True)) for axes in panels[1:]]
+    handles = {spacing: known[spacing] for spacing in spacings for known in shown if spacing in known}
+    if handles:
+        texts = list(handles)
+        figure.legend(list(handles.values()), texts, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
 
 
 def _order(spacing: str) -> tuple[bool, bool, str]:
@@ -57,20 +69,23 @@ def _line(results: Iterable[BudgetResult], sampler: str, spacing: str) -> list[B
 
 def _draw(axes: Axes, title: str, lines: Mapping[str, Sequence[BudgetResult]], references: Mapping[str, Quality]) -> None:
     shown = {name: line for name, line in lines.items() if line}
-    for i, (name, line) in enumerate(shown.items()):
+    for i, (name, line) in enumerate(lines.items()):
+        if not line:
+            continue
         known = [r.quality.kernel for r in line]
         reach = whiskers([(e.value, *e.interval()) for e in known])
         # Side by side, so that whiskers at equal calls do not hide one another.
-        places = [r.calls * 1.02 ** (i - (len(shown) - 1) / 2) for r in line]
+        places = [r.calls * 1.02 ** (i - (len(lines) - 1) / 2) for r in line]
         mark, colour = _MARKS[i % len(_MARKS)], COLOURS[i % len(COLOURS)]
         style = "-" if name not in SEARCHED else "--"
         axes.errorbar(
             places, [e.value for e in known], yerr=reach, fmt=mark + style, color=colour, capsize=2, lw=1, ms=3.5, label=name
         )
-    for name, quality in references.items():
+    for i, (name, quality) in enumerate(references.items()):
         low, high = quality.kernel.interval()
         axes.axhspan(low, high, color=BASE, alpha=0.12, lw=0)
-        axes.annotate(name, (1.0, quality.kernel.value), xycoords=("axes fraction", "data"), ha="right", fontsize=7, color=BASE)
+        place, side = ((0.99, "right"), (0.01, "left"))[i % 2]  # by turns, for some are nearly equal
+        axes.annotate(name, (place, quality.kernel.value), xycoords=("axes fraction", "data"), ha=side, fontsize=7, color=BASE)
     calls = sorted({r.calls for line in shown.values() for r in line})
     axes.set_title(title, fontsize=9)
     axes.set_xscale("log")
@@ -79,7 +94,6 @@ def _draw(axes: Axes, title: str, lines: Mapping[str, Sequence[BudgetResult]], r
     _value_axis(axes, [r for line in shown.values() for r in line])
     axes.set_xlabel("model calls", fontsize=8)
     axes.set_ylabel("kernel distance", fontsize=8)
-    axes.legend(frameon=False, fontsize=7)
 
 
 def _value_axis(axes: Axes, shown: Sequence[BudgetResult]) -> None:

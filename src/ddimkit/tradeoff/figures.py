@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["BASE", "COLOURS", "INK", "SOFT", "new_figure", "new_panels", "place", "save_figure", "style", "whiskers"]
 
 INK, BASE, SOFT = "#1f4e79", "#b5482f", "#8a8f98"
-COLOURS = ("#1f4e79", "#2a9d8f", "#e0a030", "#b5482f", "#6a4c93", "#8a8f98", "#c46ea1", "#4c7a34")
+COLOURS = ("#1f4e79", "#2a9d8f", "#e0a030", "#b5482f", "#6a4c93", "#8a8f98", "#c46ea1", "#4c7a34", "#222222")
 _DPI = 130
 
 
