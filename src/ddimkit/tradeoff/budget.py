@@ -48,7 +48,8 @@ class SearchedList:
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> "SearchedList":
         """Read what ``dataclasses.asdict`` gave."""
-        return cls(**{**saved, "timesteps": tuple(saved["timesteps"])})
+        fields: dict[str, Any] = {**saved, "timesteps": tuple(saved["timesteps"])}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,9 @@ class BudgetStudy:
 
 def _result(saved: Mapping[str, Any]) -> BudgetResult:
     even, odd = (Estimate(float(half["value"]), tuple(half["replicates"])) for half in saved["halves"])
-    fields = {**saved, "timesteps": tuple(saved["timesteps"]), "quality": Quality.from_dict(saved["quality"])}
-    return BudgetResult(**{**fields, "halves": (even, odd)})
+    read = {"timesteps": tuple(saved["timesteps"]), "quality": Quality.from_dict(saved["quality"]), "halves": (even, odd)}
+    fields: dict[str, Any] = {**saved, **read}
+    return BudgetResult(**fields)
 
 
 def halves(features: ArrayLike, reference: Reference) -> tuple[Estimate, Estimate]:
