@@ -44,7 +44,7 @@ from ddimkit.tradeoff.timing import describe_machine, versions
 SAMPLERS = ("ddim", "dpm-2m", "dpm-3m", "unipc-2", "unipc-3")
 NOISY = ("ddpm", "dpm-2m-sde", "dpm-3m-sde")
 SPACINGS = get_args(Spacing)
-FEW = 20  # calls up to which lists are searched
+FEW = 50  # calls up to which lists are searched
 SOME, NOISY_SOME = 50, 10  # calls up to which all spacings are judged, and where there is noise
 NETWORK_SEEDS, FINE = (range(20_000, 20_048), range(21_000, 21_096)), 200
 QUALITY_SEEDS = range(22_000, 22_256), range(23_000, 23_512)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ddimkit import ModelBundle, load_pretrained
 from ddimkit.published import published_hashes
-from ddimkit.tradeoff.budget import SEARCHED, BudgetStudy, best_of, budget_findings
+from ddimkit.tradeoff.budget import SEARCHED, BudgetStudy, best_at_calls, budget_findings
 from ddimkit.tradeoff.findings import lines, refining
 from ddimkit.tradeoff.presets import Choice, choices
 from ddimkit.tradeoff.quality_findings import quality_findings
@@ -84,11 +84,10 @@ def _picture(model: str, name: str, words: str) -> str:
 
 def _best(study: BudgetStudy) -> list[Sequence[str]]:
     rows = []
-    for calls in study.budgets:
-        best, distance = best_of(study.at(calls))
+    for best, distance in best_at_calls(study.results):
         low, high = distance.interval()
         times = best.spacing if best.spacing not in SEARCHED else f"{best.spacing}: {', '.join(map(str, best.timesteps))}"
-        rows.append((str(calls), best.sampler, times, f"{distance.value:.4f} ({low:.4f} to {high:.4f})"))
+        rows.append((str(best.calls), best.sampler, times, f"{distance.value:.4f} ({low:.4f} to {high:.4f})"))
     return rows
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from curves import LINE, budgeted, judged, study, toy
+from curves import LINE, budgeted, judged, quality, study, toy
 from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, DPMSolverPPSampler, ModelBundle, NoiseSchedule, load_pretrained, preset
 from ddimkit.quality import load_yardstick
 from ddimkit.samplers.named import sigma_hat
@@ -119,6 +119,19 @@ def test_samplers_that_need_fewer_calls_take_their_place() -> None:
     assert from_study(known, budget(near))["realtime"].sampler == "dpm_2m"
     assert from_study(known, budget(other)) == from_study(known)
     assert from_study(known, budget(other), refinable=False)["realtime"].sampler == "dpm_2m"
+
+
+def test_what_is_best_by_the_chance_of_its_images_is_no_preset() -> None:
+    """Each of two is as good as the baseline by the half of the images that the other half does not choose it by."""
+    whole, good, bad = (quality(distance) for distance in (1.0, 1.0, 3.0))
+    lucky = [
+        replace(budgeted(name, 5, 1.0), quality=whole, halves=both)
+        for name, both in (("dpm-2m", (good.kernel, bad.kernel)), ("unipc-2", (bad.kernel, good.kernel)))
+    ]
+    known = study(*judged(LINE))
+    assert [c.sampler for c in from_study(known, budget(*lucky)).values()] == ["DDIMSampler"] * 4
+    assert from_study(known, budget(lucky[0]))["production"].sampler == "DDIMSampler"
+    assert from_study(known, budget(budgeted("dpm-2m", 5, 1.0)))["production"].sampler == "dpm_2m"
 
 
 def test_where_nothing_reaches_the_baseline_cheaper_samplers_are_held_against_the_same_best() -> None:

@@ -11,7 +11,15 @@ from ddimkit.quality.distances import (
 )
 from ddimkit.quality.estimate import Estimate, bootstrap_weights
 from ddimkit.quality.features import Extractor
-from ddimkit.quality.measure import Quality, difference, judge, judge_images, same_seed_distance, same_seed_share
+from ddimkit.quality.measure import (
+    Quality,
+    difference,
+    judge,
+    judge_images,
+    other_seed_distance,
+    same_seed_distance,
+    same_seed_share,
+)
 from ddimkit.quality.monitor import QualityMonitor, WindowReport
 from ddimkit.quality.reference import Label, Reference, Training
 from ddimkit.quality.statistics import FeatureStatistics, KernelStatistics
@@ -40,6 +48,7 @@ __all__ = [
     "kernel_distance",
     "load_yardstick",
     "nearest",
+    "other_seed_distance",
     "precision_recall",
     "same_seed_distance",
     "same_seed_share",

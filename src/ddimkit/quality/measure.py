@@ -21,7 +21,17 @@ from ddimkit.quality.features import Extractor
 from ddimkit.quality.reference import Label, Reference, Training
 from ddimkit.quality.statistics import FloatArray, as_features
 
-__all__ = ["Distance", "Figure", "Quality", "difference", "judge", "judge_images", "same_seed_distance", "same_seed_share"]
+__all__ = [
+    "Distance",
+    "Figure",
+    "Quality",
+    "difference",
+    "judge",
+    "judge_images",
+    "other_seed_distance",
+    "same_seed_distance",
+    "same_seed_share",
+]
 
 Distance = Literal["kernel", "frechet"]
 Figure = Literal["kernel", "frechet", "precision", "recall", "class_distance", "memorised"]
@@ -185,13 +195,18 @@ def same_seed_distance(images: ArrayLike | Tensor, finest: ArrayLike | Tensor) -
     return found
 
 
+def other_seed_distance(images: ArrayLike | Tensor) -> float:
+    """The mean of :func:`same_seed_distance` between images (N, ...) of different seeds, each beside the next."""
+    return float(same_seed_distance(np.roll(np.asarray(images), 1, axis=0), images).mean())
+
+
 def same_seed_share(images: ArrayLike | Tensor, finest: ArrayLike | Tensor) -> float:
     """The mean of :func:`same_seed_distance`, as a share of that between the finest run's images of different seeds.
 
     Raises:
         ValueError: fewer than two images, or other images than the finest run's.
     """
-    others = same_seed_distance(np.roll(np.asarray(finest), 1, axis=0), finest).mean()
+    others = other_seed_distance(finest)
     if not others:
         raise ValueError("the finest run must have drawn two different images at least")
     return float(same_seed_distance(images, finest).mean() / others)

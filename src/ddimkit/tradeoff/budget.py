@@ -13,12 +13,21 @@ from ddimkit.quality.estimate import Estimate, bootstrap_weights, estimate_kerne
 from ddimkit.quality.measure import Quality, difference
 from ddimkit.quality.reference import Reference
 from ddimkit.quality.statistics import as_features
-from ddimkit.tradeoff.quality_findings import rank_correlation
+from ddimkit.tradeoff.quality_findings import FEWEST_RANKED, rank_correlation
 
-__all__ = ["SEARCHED", "BudgetResult", "BudgetStudy", "SearchedList", "best_of", "budget_findings", "halves", "searched_findings"]
+__all__ = [
+    "SEARCHED",
+    "BudgetResult",
+    "BudgetStudy",
+    "SearchedList",
+    "best_at_calls",
+    "best_of",
+    "budget_findings",
+    "halves",
+    "searched_findings",
+]
 
 _SCHEMA = 1
-_FEWEST_RANKED = 4
 SEARCHED = ("gaussian", "network", "quality")
 """What the spacing of a searched list is called, after the objective of its search."""
 
@@ -180,6 +189,11 @@ def best_of(results: Sequence[BudgetResult]) -> tuple[BudgetResult, Estimate]:
     return min(results, key=lambda r: r.quality.kernel.value), Estimate(value, tuple((a + b) / 2 for a, b in pairs))
 
 
+def best_at_calls(results: Sequence[BudgetResult]) -> list[tuple[BudgetResult, Estimate]]:
+    """:func:`best_of` of every number of calls, ascending."""
+    return [best_of([r for r in results if r.calls == calls]) for calls in sorted({r.calls for r in results})]
+
+
 def budget_findings(study: BudgetStudy, references: Mapping[str, Quality]) -> list[str]:
     """What the figures say, in sentences.
 
@@ -188,12 +202,11 @@ def budget_findings(study: BudgetStudy, references: Mapping[str, Quality]) -> li
         references: what the best of each budget is held against, by its name.
     """
     said = []
-    for calls in study.budgets:
-        best, distance = best_of(study.at(calls))
+    for best, distance in best_at_calls(study.results):
         low, high = distance.interval()
         beside = [f"{_word(distance - _comparable(other, best).kernel)} {name}" for name, other in references.items()]
         said.append(
-            f"At {calls} calls the best is {best.label}: kernel distance {distance.value:.3g} ({low:.3g} to {high:.3g}), "
+            f"At {best.calls} calls the best is {best.label}: kernel distance {distance.value:.3g} ({low:.3g} to {high:.3g}), "
             "by images that did not choose it" + (f"; {', '.join(beside)}" if beside else "") + _frechet(best, references) + "."
         )
     return [*said, *searched_findings(study), *_foretold(study)]
@@ -204,7 +217,7 @@ def _foretold(study: BudgetStudy) -> list[str]:
     shown = []
     for calls in study.budgets:
         known = [(r.predicted, r.quality.kernel.value) for r in study.at(calls) if r.predicted is not None]
-        if len(known) >= _FEWEST_RANKED:
+        if len(known) >= FEWEST_RANKED:
             shown.append(f"{rank_correlation(*zip(*known, strict=True)):.2f} at {calls} calls ({len(known)} results)")
     start = (
         "Predicted without a model call, from the real images' mean and covariance: rank correlation with the measured distances"

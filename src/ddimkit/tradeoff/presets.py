@@ -11,7 +11,7 @@ from ddimkit.quality.measure import Quality
 from ddimkit.samplers.named import MAKERS, SamplerMaker
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import NoiseSchedule
-from ddimkit.tradeoff.budget import SEARCHED, BudgetResult, BudgetStudy
+from ddimkit.tradeoff.budget import SEARCHED, BudgetResult, BudgetStudy, best_at_calls
 from ddimkit.tradeoff.findings import SAME
 from ddimkit.tradeoff.recommend import Recommendation, Scale, Verdict, best_of, percent_kept, recommendations
 from ddimkit.tradeoff.results import TradeoffCurve
@@ -99,8 +99,8 @@ def from_study(study: TradeoffCurve, budget: BudgetStudy | None = None, *, refin
 
     Args:
         study: the curve, whose best sampler and eta every preset has,
-        budget: unless this knows one that needs fewer model calls for the same. Each of its many results has its own interval, so
-            that a few may owe their place to chance.
+        budget: unless this knows one that needs fewer model calls for the same. Of its many results the best of each number of
+            calls is held against the baseline, by images that did not choose it.
         refinable: whether samplers are left out that add noise, or whose images are known to be others than DDIM's.
 
     Raises:
@@ -109,8 +109,8 @@ def from_study(study: TradeoffCurve, budget: BudgetStudy | None = None, *, refin
     known = [r for r in recommendations(study) if r.sampler in _MAKERS and not (refinable and _adds_noise(r))]
     if not known:
         raise DDIMKitError("the study judged no sampler that such a preset can be made of")
-    line, results = best_of(known), [] if budget is None else budget.results
-    results = [r for r in results if r.sampler in MAKERS and not (refinable and _draws_another(r))]
+    line, others = best_of(known), () if budget is None else budget.results
+    results = [r for r in others if r.sampler in MAKERS and not (refinable and _draws_another(r))]
     target = _target(line, study, results)
     found = _of_line(line, target)
     for name, choice in _of_budget(results, target).items():
@@ -153,7 +153,7 @@ def _target(line: Recommendation, study: TradeoffCurve, results: Sequence[Budget
     assert study.baseline.quality is not None
     assert study.floor is not None
     scale = Scale(study.baseline.quality, study.floor)
-    if line.bare is not None or any(scale.verdict(r.label, r.calls, r.quality).verdict == "within" for r in results):
+    if line.bare is not None or any(v.verdict == "within" for _, v in _verdicts(results, scale)):
         verdicts = sorted(line.verdicts, key=lambda v: v.steps)
         return _Target(scale, "the baseline", "", verdicts, line.bare, line.reasons[1])
     return _own_best(line, study, study.floor)
@@ -189,23 +189,27 @@ def _of_line(line: Recommendation, target: _Target) -> dict[str, Choice]:
 
 
 def _of_budget(results: Sequence[BudgetResult], target: _Target) -> dict[str, Choice]:
-    """The same of the samplers at equal calls, the fewest calls first and of those the closest to real images."""
-    scale, found = target.scale, dict[str, Choice]()
-    known = [
-        (r, scale.verdict(r.label, r.calls, r.quality)) for r in sorted(results, key=lambda r: (r.calls, r.quality.kernel.value))
-    ]
+    """The same of the best of each number of calls, the fewest first."""
+    scale, known, found = target.scale, _verdicts(results, target.scale), dict[str, Choice]()
     for name, share in _KEPT.items():
         kept = next(((r, v) for r, v in known if v.keeps(share)), None)
         if kept is not None:
             r, v = kept
             found[name] = _chosen(name, r, r.calls, f"the fewest calls known to {_keep(share, target, v)}")
-    # A searched list has no 20 % more steps.
-    within = next(((r, v) for r, v in known if v.verdict == "within" and r.spacing not in SEARCHED), None)
+    named = [r for r in results if r.spacing not in SEARCHED]  # a searched list has no 20 % more steps
+    within = next(((r, v) for r, v in _verdicts(named, scale) if v.verdict == "within"), None)
     if within is not None:
         r, v = within
         why = f"{v.label} is within {scale.tolerance:.0%} of {target.name}; with {scale.buffer:.0%} more{target.about}"
         found["production"] = _chosen("production", r, scale.buffered(r.calls), why)
     return found
+
+
+def _verdicts(results: Sequence[BudgetResult], scale: Scale) -> list[tuple[BudgetResult, Verdict]]:
+    """The best of each number of calls, by images that did not choose it: some of very many would else be within by chance."""
+    for r in results:
+        r.quality.label.check(scale.base.label)
+    return [(r, scale.verdict_of(r.label, r.calls, distance)) for r, distance in best_at_calls(results)]
 
 
 def _keep(share: float, target: _Target, v: Verdict) -> str:

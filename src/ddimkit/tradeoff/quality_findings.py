@@ -11,9 +11,10 @@ from ddimkit.quality.measure import difference
 from ddimkit.schedule import FloatArray
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
 
-__all__ = ["figure_with_interval", "quality_findings", "rank_correlation", "scale"]
+__all__ = ["FEWEST_RANKED", "figure_with_interval", "quality_findings", "rank_correlation", "scale"]
 
-_FEWEST_RANKED = 4
+FEWEST_RANKED = 4
+"""Below so many configurations a rank correlation says nothing."""
 _EQUAL = 1e-9
 
 
@@ -66,7 +67,10 @@ def _beside_baseline(curve: TradeoffCurve, line: Sequence[ConfigurationResult]) 
     for c in reversed(line):
         assert c.quality is not None
         apart = difference(c.quality, base)
-        groups["no difference" if apart.is_zero else "worse" if apart.value > 0 else "better"].append(str(c.steps))
+        if apart.is_zero:  # which few images say of much
+            groups["no difference"].append(f"{c.steps} (±{_half_width(apart):.1g})")
+        else:
+            groups["worse" if apart.value > 0 else "better"].append(str(c.steps))
     named = "; ".join(f"{what} at {', '.join(steps)}" for what, steps in groups.items() if steps)
     return f"{_name(line)} beside {curve.baseline.label}: {named} steps."
 
@@ -111,7 +115,7 @@ def _etas(lines: Sequence[Sequence[ConfigurationResult]]) -> str | None:
 def _predicted(judged: Sequence[ConfigurationResult]) -> str | None:
     """How well the error on normal data foretells the measured order, and where it is most clearly wrong."""
     known = [(c, c.predicted_distance, c.quality) for c in judged if c.predicted_distance is not None and c.quality is not None]
-    if len(known) < _FEWEST_RANKED:
+    if len(known) < FEWEST_RANKED:
         return None
     foretold, found = ([float(v) for v in values] for values in zip(*((p, q.kernel.value) for _, p, q in known), strict=True))
     clear, across, wrong = 0, 0, list[tuple[float, str]]()

@@ -26,7 +26,7 @@ from ddimkit._arguments import module_of
 from ddimkit.errors import DDIMKitError
 from ddimkit.loop import check_device
 from ddimkit.models.bundle import ModelBundle
-from ddimkit.quality.measure import same_seed_distance
+from ddimkit.quality.measure import other_seed_distance, same_seed_distance
 from ddimkit.samplers import DDIMSampler
 from ddimkit.samplers.named import SamplerMaker
 from ddimkit.tradeoff.configurations import KEPT, LONG, Configuration, configurations, model_code
@@ -185,7 +185,7 @@ def sweep(
         for c in made
     )
     floor, noise = (None, None) if judging is None else (judging.yardstick.floor, judging.yardstick.noise)
-    apart = _other_seeds(measured.samples[finest])
+    apart = other_seed_distance(measured.samples[finest]) if len(measured.samples[finest]) > 1 else None
     return TradeoffCurve(model, machine, versions(), settings, results, floor, noise, finest, apart, measured.samples)
 
 
@@ -254,11 +254,6 @@ def _extras(c: Configuration, bundle: ModelBundle, seeds: tuple[int, ...], devic
 def _finest(made: list[Configuration]) -> Configuration:
     """Of the configurations without noise the first of the most steps: what the others come closer to as their steps grow."""
     return max(made, key=lambda c: (not (c.sampler.plan().c > 0).any(), c.steps))
-
-
-def _other_seeds(images: NDArray[np.float32]) -> float | None:
-    """The mean distance between images of different seeds, each beside the next."""
-    return float(same_seed_distance(images, np.roll(images, 1, axis=0)).mean()) if len(images) > 1 else None
 
 
 def _speed(c: Configuration, measured: _Measured, base: Configuration) -> tuple[Spread, float, Spread]:
