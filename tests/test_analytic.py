@@ -179,6 +179,17 @@ def test_learned_ranges_are_refused() -> None:
         (lambda: Gaussian(np.zeros(2), np.array([np.nan, 1.0])), "spectrum"),
         (lambda: Gaussian.of(np.zeros((1, 3))), "N at least 2"),
         (lambda: Gaussian(np.zeros(2), np.ones(2)).binned(0), "at least 1 bin"),
+        (lambda: gaussian_error(DDIMSampler(LINEAR, 5).plan(), 0.0, [1.0], schedule=NoiseSchedule.linear(10)), "10 timesteps"),
+        (lambda: GaussianDenoiser(LINEAR, 0.0, [1.0], prediction="eps"), "prediction must be one of"),
+        (lambda: GaussianDenoiser(LINEAR, np.zeros(3), np.ones(2)), r"\(3,\), \(2,\)"),
+        (lambda: GaussianDenoiser(LINEAR, 0.0, [-1.0]), "no eigenvalue negative"),
+        (lambda: GaussianDenoiser(LINEAR, 0.0, [np.inf]), "finite"),
+        (lambda: GaussianDenoiser(LINEAR, 0.0, np.ones(2), basis=np.ones((2, 3))), r"\(D, D\)"),
+        (lambda: MixtureDenoiser(LINEAR, (1.0,), np.zeros((1, 2)), 1.0, prediction="eps"), "prediction must be one of"),
+        (lambda: MixtureDenoiser(LINEAR, (1.0, -1.0), np.zeros((2, 2)), 1.0), "above 0"),
+        (lambda: MixtureDenoiser(LINEAR, (1.0,), np.zeros((2, 2)), 1.0), "one weight"),
+        (lambda: MixtureDenoiser(LINEAR, (1.0,), np.zeros((1, 2)), -1.0), "no variance negative"),
+        (lambda: MixtureDenoiser(LINEAR, (1.0,), np.zeros((1, 2)), np.ones((1, 3))), "broadcast"),
     ],
 )
 def test_bad_input_raises(call: Any, says: str) -> None:

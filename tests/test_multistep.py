@@ -1,6 +1,6 @@
 """DPM-Solver++ and UniPC: tables against the papers at 50 digits, orders measured on Gaussians, other code where it is right."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 import oracle
 import orders_page
@@ -186,7 +187,12 @@ def test_the_documentations_table_is_measured(monkeypatch: pytest.MonkeyPatch) -
     ("call", "error", "says"),
     [
         (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, order=4), ValueError, "order must be 1, 2 or 3, got 4"),
-        (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, order=True), ValueError, "got True"),
+        (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, order=True), TypeError, "got True"),
+        (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, order=2.0), TypeError, "order must be an int, got 2.0"),
+        (lambda: UniPCSampler(NoiseSchedule.linear(), 5, order="2"), TypeError, "order must be an int"),
+        (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, eta="a"), TypeError, "eta must be a number"),
+        (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, eta=None), TypeError, "eta must be a number"),
+        (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, eta=True), TypeError, "eta must be a number"),
         (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, eta=0.5), ValueError, "use DDIMSampler"),
         (lambda: UniPCSampler(NoiseSchedule.linear(), 5, order=0), ValueError, "order must be 1, 2 or 3, got 0"),
         (lambda: UniPCSampler(NoiseSchedule.linear(), 5, variant="bh3"), ValueError, "bh1, bh2"),
@@ -205,55 +211,80 @@ def test_every_setting_changes_the_table() -> None:
     assert len(tables) == 12
 
 
+DPM, UNIPC = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("steps", [5, 20])
 @pytest.mark.parametrize(
-    ("make", "name", "theirs"),
+    ("kind", "ours", "name", "theirs", "left"),
     [
+        (DPMSolverPPSampler, {"order": 1}, DPM, {"solver_order": 1}, 1),
+        (DPMSolverPPSampler, {"order": 2}, DPM, {"solver_order": 2, "solver_type": "heun"}, 1),
         (
-            lambda s, L: DPMSolverPPSampler(s, timesteps=L, order=1, prediction="x0"),
-            "DPMSolverMultistepScheduler",
-            {"solver_order": 1},
+            DPMSolverPPSampler,
+            {"order": 2, "eta": 1},
+            DPM,
+            {"solver_order": 2, "solver_type": "heun", "algorithm_type": "sde-dpmsolver++"},
+            1,
         ),
-        (
-            lambda s, L: DPMSolverPPSampler(s, timesteps=L, order=2, prediction="x0"),
-            "DPMSolverMultistepScheduler",
-            {"solver_order": 2, "solver_type": "heun"},
-        ),
-        (
-            lambda s, L: UniPCSampler(s, timesteps=L, order=2, variant="bh2", prediction="x0"),
-            "UniPCMultistepScheduler",
-            {"solver_order": 2, "solver_type": "bh2"},
-        ),
-        (
-            lambda s, L: UniPCSampler(s, timesteps=L, order=2, variant="bh1", prediction="x0"),
-            "UniPCMultistepScheduler",
-            {"solver_order": 2, "solver_type": "bh1"},
-        ),
+        (PublishedThirdOrder, {"order": 3}, DPM, {"solver_order": 3, "solver_type": "heun", "lower_order_final": False}, 1),
+        (UniPCSampler, {"order": 1, "variant": "bh2"}, UNIPC, {"solver_order": 1, "solver_type": "bh2"}, 1),
+        (UniPCSampler, {"order": 2, "variant": "bh2"}, UNIPC, {"solver_order": 2, "solver_type": "bh2"}, 1),
+        (UniPCSampler, {"order": 2, "variant": "bh1"}, UNIPC, {"solver_order": 2, "solver_type": "bh1"}, 1),
+        (UniPCSampler, {"order": 3, "variant": "bh2"}, UNIPC, {"solver_order": 3, "solver_type": "bh2"}, 2),
     ],
 )
 def test_diffusers_agrees_where_it_is_right(
-    make: Callable[..., PlanSampler], name: str, theirs: dict[str, Any], steps: int
+    kind: type[PlanSampler], ours: dict[str, Any], name: str, theirs: dict[str, Any], left: int, steps: int
 ) -> None:
-    """Up to order 2, to its float32 coefficients, and up to the last row.
+    """To its float32 coefficients, up to the ``left`` last rows, where it takes lower orders or divides by 0.
 
-    Its third-order multistep is the published one, its 'midpoint' an approximation to the integral, and in the last row its 'bh1'
-    multiplies an infinite B(h) by 0, which gives NaN.
+    Its third-order multistep is the published one, its 'midpoint' an approximation to the integral.
     """
     diffusers = pytest.importorskip("diffusers")
-    scheduler = getattr(diffusers, name)(
-        beta_schedule="linear", prediction_type="sample", timestep_spacing="linspace", final_sigmas_type="zero", **theirs
-    )
+    for x, expected in list(beside_diffusers(diffusers, kind, ours, name, theirs, steps))[:-left]:
+        np.testing.assert_allclose(x, expected, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")
+def test_where_diffusers_is_not_right() -> None:
+    """What the documentation says of it: 'midpoint', third order with and without noise, and the last row of 'bh1'."""
+    diffusers = pytest.importorskip("diffusers")
+    midpoint: dict[str, Any] = {"solver_order": 2, "solver_type": "midpoint"}
+    third: dict[str, Any] = {"solver_order": 3, "lower_order_final": False}
+    noisy = {"solver_order": 3, "algorithm_type": "sde-dpmsolver++", "lower_order_final": False}
+    for ours, theirs in (({"order": 2}, midpoint), ({"order": 3}, third), ({"order": 3, "eta": 1}, noisy)):
+        pairs = list(beside_diffusers(diffusers, DPMSolverPPSampler, ours, DPM, theirs, 20))
+        assert max(np.abs(x - expected).max() for x, expected in pairs[:-1]) > 1e-3
+    last = list(beside_diffusers(diffusers, UniPCSampler, {"variant": "bh1"}, UNIPC, {"solver_type": "bh1"}, 5))[-1]
+    assert np.isfinite(last[0]).all()
+    assert np.isnan(last[1]).all()
+
+
+def beside_diffusers(
+    diffusers: Any, kind: type[PlanSampler], ours: dict[str, Any], name: str, theirs: dict[str, Any], steps: int
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Our x and diffusers' after every row, with the same noise."""
+    settings = {"beta_schedule": "linear", "prediction_type": "sample", "timestep_spacing": "linspace", "final_sigmas_type": "zero"}
+    scheduler = getattr(diffusers, name)(**settings, **theirs)
     scheduler.set_timesteps(steps)
     chosen, x_T = tuple(int(t) for t in scheduler.timesteps), torch.linspace(-2, 2, 9, dtype=torch.float64)[None]
 
     def model(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return torch.tanh(x * (1 + 1e-3 * t[:, None]))
 
+    def noise(draw: int, like: torch.Tensor) -> torch.Tensor:
+        return torch.sin(torch.arange(9, dtype=torch.float64)[None] * (draw + 1)).to(like.dtype)
+
+    sampler = kind(NoiseSchedule.linear(), timesteps=chosen, prediction="x0", **ours)
+    noisy = {"noise_fn": noise} if ours.get("eta") else {}
     x = x_T
-    for t, state in zip(chosen[:-1], make(NoiseSchedule.linear(), chosen).iterate(model, x_T=x_T), strict=False):
-        x = scheduler.step(model(x, torch.tensor([t])), t, x).prev_sample
-        np.testing.assert_allclose(state.x.numpy(), x.numpy(), atol=1e-4)
+    for state in sampler.iterate(model, x_T=x_T, **noisy):
+        t = chosen[state.index]
+        drawn = {"variance_noise": noise(state.index, x)} if noisy else {}
+        x = scheduler.step(model(x, torch.tensor([t])), t, x, **drawn).prev_sample
+        yield state.x.numpy(), x.numpy()
 
 
 @pytest.mark.promise(37)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ddimkit._numbers import frozen_array
 from ddimkit.plan import Plan
-from ddimkit.prediction import Prediction
+from ddimkit.prediction import Prediction, check_prediction
 from ddimkit.schedule import FloatArray, NoiseSchedule
 
 __all__ = ["Gaussian", "GaussianDenoiser", "GaussianError", "MixtureDenoiser", "gaussian_error", "gaussian_moments"]
@@ -115,7 +115,8 @@ def gaussian_error(plan: Plan, mean: ArrayLike, spectrum: ArrayLike, *, schedule
         schedule: the one the plan was made for.
 
     Raises:
-        ValueError: a learned-range plan, whose noise the model decides; or as for :class:`Gaussian`.
+        ValueError: a learned-range plan, whose noise the model decides; a timestep outside the schedule; or as for
+            :class:`Gaussian`.
 
     >>> from ddimkit import DDIMSampler, NoiseSchedule
     >>> linear = NoiseSchedule.linear()
@@ -153,6 +154,8 @@ def gaussian_moments(
     Raises:
         ValueError: as for :func:`gaussian_error`.
     """
+    if max(plan.t) >= schedule.num_timesteps:
+        raise ValueError(f"the plan asks for t={max(plan.t)}, which a schedule of {schedule.num_timesteps} timesteps has not")
     if plan.c_max is not None:
         raise ValueError("a learned_range plan has no moments of its own: its noise is decided by the model's output")
     data = Gaussian(_numbers(mean), _numbers(spectrum))
@@ -185,9 +188,12 @@ class GaussianDenoiser:
     Args:
         schedule: whose timesteps t means.
         mean: (D,) of the data, along the eigenvectors where there is a basis, or () for every entry alike; D numbers a sample.
-        spectrum: (D,) eigenvalues of its covariance.
+        spectrum: (D,) or () eigenvalues of its covariance.
         basis: (D, D) whose columns are the eigenvectors; None where the pixels themselves are independent.
         prediction: what the model gives.
+
+    Raises:
+        ValueError: an unknown prediction; shapes that do not go together, a negative eigenvalue, or an entry that is not finite.
     """
 
     schedule: NoiseSchedule
@@ -195,6 +201,15 @@ class GaussianDenoiser:
     spectrum: ArrayLike
     basis: ArrayLike | None = None
     prediction: Prediction = "x0"
+
+    def __post_init__(self) -> None:
+        check_prediction(self.prediction, self.schedule, ())
+        mean, spectrum = frozen_array(self.mean, "mean"), frozen_array(self.spectrum, "spectrum")
+        sides = {len(a) for a in (mean, spectrum) if a.ndim}
+        sides |= set() if self.basis is None else set(frozen_array(self.basis, "basis").shape)
+        if max(mean.ndim, spectrum.ndim) > 1 or len(sides) > 1 or spectrum.min() < 0:
+            given = f"{mean.shape}, {spectrum.shape}"
+            raise ValueError(f"mean and spectrum must be (D,) or (), the basis (D, D) and no eigenvalue negative, got {given}")
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         r"""X (B, \*) with D numbers a sample, t int64 (B,)."""
@@ -219,6 +234,10 @@ class MixtureDenoiser:
         means: (C, D).
         variances: (C, D), or what broadcasts to it.
         prediction: what the model gives.
+
+    Raises:
+        ValueError: an unknown prediction; shapes that do not go together, a weight that is not above 0, a negative variance, or an
+            entry that is not finite.
     """
 
     schedule: NoiseSchedule
@@ -226,6 +245,17 @@ class MixtureDenoiser:
     means: ArrayLike
     variances: ArrayLike
     prediction: Prediction = "x0"
+
+    def __post_init__(self) -> None:
+        check_prediction(self.prediction, self.schedule, ())
+        weights, means = frozen_array(self.weights, "weights"), frozen_array(self.means, "means")
+        variances = frozen_array(self.variances, "variances")
+        if means.ndim != 2 or weights.shape != means.shape[:1] or weights.min() <= 0 or variances.min() < 0:
+            raise ValueError(
+                "means must be (C, D), one weight above 0 a component and no variance negative, "
+                f"got {means.shape} and {self.weights!r}"
+            )
+        np.broadcast_to(variances, means.shape)  # or numpy's ValueError, with both shapes
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         r"""X (B, \*) with D numbers a sample, t int64 (B,)."""

@@ -12,9 +12,17 @@ import numpy as np
 
 from ddimkit.schedule import FloatArray
 
-__all__ = ["past_nodes", "weights"]
+__all__ = ["check_order", "past_nodes", "weights"]
 
 _TERMS = 20
+
+
+def check_order(order: object) -> None:
+    """Raise unless this is 1, 2 or 3."""
+    if type(order) is not int:
+        raise TypeError(f"order must be an int, got {order!r}")
+    if order not in (1, 2, 3):
+        raise ValueError(f"order must be 1, 2 or 3, got {order}")
 
 
 def weights(nodes: Sequence[float], h: float) -> FloatArray:

@@ -24,8 +24,9 @@ from typing import Literal
 
 import numpy as np
 
+from ddimkit._numbers import number
 from ddimkit.plan import Levels, Plan, descending_plan
-from ddimkit.samplers._exponential import past_nodes, weights
+from ddimkit.samplers._exponential import check_order, past_nodes, weights
 from ddimkit.samplers.ddim import ddim_coefficients
 from ddimkit.sampling import PlanSampler
 
@@ -60,16 +61,18 @@ class DPMSolverPPSampler(PlanSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if type(self.order) is not int or self.order not in (1, 2, 3):
-            raise ValueError(f"order must be 1, 2 or 3, got {self.order!r}")
-        if isinstance(self.eta, bool) or self.eta not in (0, 1):
+        check_order(self.order)
+        if number(self.eta, "eta") not in (0, 1):
             raise ValueError(f"eta must be 0 (the ODE) or 1 (the SDE), got {self.eta!r}: for values between use DDIMSampler")
         object.__setattr__(self, "eta", float(self.eta))
         self._make_plan(DPMSolverPPSampler)
 
     @property
     def convergence_order(self) -> int:
-        """``order`` at eta 0, of the image; at eta 1, of its distribution, 2 at most."""
+        """``order`` at eta 0, of the image; at eta 1, of its distribution, 2 at most.
+
+        Order 3 shows once there is a history: the first row, of order 1, leaves an error of order 2.
+        """
         return self.order if self.eta == 0 else min(self.order, 2)
 
     def plan(self) -> Plan:

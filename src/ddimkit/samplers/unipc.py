@@ -22,7 +22,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from ddimkit.plan import Levels, Plan, descending_plan
-from ddimkit.samplers._exponential import past_nodes, weights
+from ddimkit.samplers._exponential import check_order, past_nodes, weights
 from ddimkit.samplers.ddim import ddim_coefficients
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import FloatArray
@@ -61,15 +61,14 @@ class UniPCSampler(PlanSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if type(self.order) is not int or self.order not in (1, 2, 3):
-            raise ValueError(f"order must be 1, 2 or 3, got {self.order!r}")
+        check_order(self.order)
         if self.variant not in get_args(Variant):
             raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}, got {self.variant!r}")
         self._make_plan(UniPCSampler)
 
     @property
     def convergence_order(self) -> int:
-        """``order + 1``: the corrector's."""
+        """``order + 1``: the corrector's. Order 4 shows once there is a history: the first rows leave an error of order 3."""
         return self.order + 1
 
     def plan(self) -> Plan:
