@@ -35,8 +35,8 @@ _PRETRAINED: dict[str, dict[str, str]] = {
         "mnist-features.safetensors": "4ce0f3b3c0c8c941ded31d56391b97b3fc297c5ec1620216a8c586d389bdbbbf",
         "mnist-reference-test.safetensors": "e9cf10e5c433cee03bd9de0b37ae02cde658d752262659ab916257ec181e8e75",
         "mnist-reference-train.safetensors": "a12f8c75c16983680c5cc5826e7eca32de81c4575dc8ed5dfbfeecffa0388537",
-        "mnist-scale-test.json": "3231adf5586a3eb46c0c5bdcd2b38634e918684a17ba5de4130b2e691ef19252",
-        "mnist-scale-train.json": "9d429f34c2b2dfdf4bc122ca208f02173100be1ca29a78867f913747f7a6a154",
+        "mnist-scale-test.json": "f625e76ae680d9a6e79e777abf7de1227d68f04e1dfaf7368c50283fd4cf356b",
+        "mnist-scale-train.json": "75027b181786d1e2295af2b11710b510ea68d562067a6d2f99f65336b50b18eb",
     }
 }
 """The hash of each file of the bundled yardsticks."""
@@ -186,7 +186,7 @@ def _pixels(real: Tensor | NDArray[np.uint8]) -> Gaussian | None:
         numbers = part.detach().reshape(len(part), -1).to("cpu", torch.float64)
         found = found.merge(FeatureStatistics.of((numbers / 127.5 - 1 if part.dtype is torch.uint8 else numbers).numpy()))
     values, vectors = np.linalg.eigh(found.covariance)
-    return Gaussian(found.mean @ vectors, np.maximum(values, 0.0)).binned()
+    return Gaussian(found.mean @ vectors, np.maximum(values, 0.0))
 
 
 def _checked(path: Path, sha256: str | None) -> Path:
