@@ -28,12 +28,27 @@ from ddimkit.timesteps import Spacing
 LINEAR = NoiseSchedule.linear()
 MEAN, SPECTRUM = np.linspace(-1, 1, 30), np.geomspace(1e-4, 20, 30)
 GAUSSIAN = GaussianObjective(MEAN, SPECTRUM)
-NAMED = [name for name in get_args(Spacing) if name != "quadratic_song2021"]
 
 
 def named_errors(template: PlanSampler, steps: int) -> dict[str, float]:
-    made = {name: replace(template, steps=steps, timesteps=(), spacing=name) for name in NAMED}
+    """Of those that give so many timesteps and begin in noise."""
+    made = {name: replace(template, steps=steps, timesteps=(), spacing=name) for name in get_args(Spacing)}
+    made = {name: s for name, s in made.items() if s.nfe == steps and LINEAR.alpha_bars[s.timesteps[0]] <= 0.01}
     return {name: gaussian_error(s.plan(), MEAN, SPECTRUM, schedule=LINEAR).frechet for name, s in made.items()}
+
+
+@dataclass(frozen=True)
+class Misled:
+    """A search that sees the sum of the timesteps, validated by something else."""
+
+    interval: tuple[float, float]
+
+    def value(self, sampler: PlanSampler) -> float:
+        return float(sum(sampler.timesteps))
+
+    def gain(self, sampler: PlanSampler, than: PlanSampler) -> tuple[float, float]:
+        assert sum(sampler.timesteps) < sum(than.timesteps)
+        return self.interval
 
 
 @pytest.mark.parametrize(
@@ -56,26 +71,63 @@ def test_lists_are_better_than_every_named_spacing(template: PlanSampler, steps:
     assert found.evaluations <= 400
 
 
+@pytest.mark.parametrize("evaluations", [6, 12, 20])
+@pytest.mark.parametrize("steps", [2, 6, 8, 10, 50])
+def test_no_list_is_worse_than_a_named_spacing_however_short_the_search(steps: int, evaluations: int) -> None:
+    template = DDIMSampler(LINEAR, 5)
+    found = optimize_timesteps(template, steps, objective=GaussianObjective(0.0, SPECTRUM), evaluations=evaluations)
+    objective = GaussianObjective(0.0, SPECTRUM, bins=10_000)
+    value = objective.value(replace(template, steps=None, timesteps=found))
+    begin = {name: replace(template, steps=steps, spacing=name) for name in get_args(Spacing)}
+    for name, sampler in begin.items():
+        if sampler.nfe == steps and LINEAR.alpha_bars[sampler.timesteps[0]] <= 0.01:
+            assert value <= objective.value(sampler) * (1 + 1e-9), name
+
+
+def test_the_best_of_all_named_spacings_is_named() -> None:
+    """``quadratic_song2021`` too, where it gives as many timesteps."""
+    preferred = replace(DDIMSampler(LINEAR, 5), spacing="quadratic_song2021").timesteps
+
+    @dataclass(frozen=True)
+    class Fond(Misled):
+        def value(self, sampler: PlanSampler) -> float:
+            return float(sampler.timesteps != preferred)
+
+    assert optimize_timesteps(DDIMSampler(LINEAR, 5), 5, objective=Fond((0.0, 0.0)), evaluations=6).named == "quadratic_song2021"
+    preferred = replace(DDIMSampler(LINEAR, 2), spacing="leading").timesteps
+    assert LINEAR.alpha_bars[preferred[0]] > 0.01  # begins too late to be compared
+    assert optimize_timesteps(DDIMSampler(LINEAR, 5), 2, objective=Fond((0.0, 0.0))).named != "leading"
+
+
+def test_a_gain_is_by_every_eigenvalue() -> None:
+    """In one bin all directions are alike, which flatters a list made for that bin."""
+    coarse = GaussianObjective(0.0, SPECTRUM, bins=1)
+    mine, other = DDIMSampler(LINEAR, 20), DDIMSampler(LINEAR, 10)
+    exact = [gaussian_error(s.plan(), 0.0, SPECTRUM, schedule=LINEAR).frechet for s in (mine, other)]
+    assert coarse.gain(mine, other) == (pytest.approx(exact[1] - exact[0]),) * 2
+    assert coarse.value(other) - coarse.value(mine) != pytest.approx(exact[1] - exact[0], rel=0.01)
+
+
+def test_an_objective_that_is_not_a_number_is_no_best() -> None:
+    @dataclass(frozen=True)
+    class Broken(Misled):
+        ever: float
+
+        def value(self, sampler: PlanSampler) -> float:
+            return 1.0 if sampler.timesteps == DDIMSampler(LINEAR, 5).timesteps else self.ever
+
+    found = optimize_timesteps(DDIMSampler(LINEAR, 5), 5, objective=Broken((0.0, 0.0), float("nan")))
+    assert (found.named, found.value) == ("trailing", 1.0)
+    with pytest.raises(ValueError, match="must be finite"):
+        optimize_timesteps(DDIMSampler(LINEAR, 5), 4, objective=Broken((0.0, 0.0), float("nan")))
+
+
 @settings(max_examples=15, deadline=None)
 @given(total=st.integers(2, 40), data=st.data())
 def test_lists_are_valid_for_any_schedule(total: int, data: st.DataObject) -> None:
     schedule, steps = NoiseSchedule.cosine(total), data.draw(st.integers(1, total))
     found = optimize_timesteps(DDIMSampler(schedule, 1), steps, objective=GAUSSIAN, evaluations=40)
     assert replace(DDIMSampler(schedule, 1), steps=None, timesteps=found).nfe == steps
-
-
-@dataclass(frozen=True)
-class Misled:
-    """A search that sees the sum of the timesteps, validated by something else."""
-
-    interval: tuple[float, float]
-
-    def value(self, sampler: PlanSampler) -> float:
-        return float(sum(sampler.timesteps))
-
-    def gain(self, sampler: PlanSampler, than: PlanSampler) -> tuple[float, float]:
-        assert sum(sampler.timesteps) < sum(than.timesteps)
-        return self.interval
 
 
 def test_what_validation_does_not_confirm_is_not_returned() -> None:
@@ -125,6 +177,14 @@ def test_a_networks_lists_gain_on_unseen_seeds() -> None:
         for s in (best, named)
     ]
     assert apart.value == pytest.approx(errors[1] - errors[0], rel=1e-4)
+
+
+def test_batches_do_not_matter() -> None:
+    bundle = exact_bundle()
+    values = {
+        NetworkObjective(bundle, range(5), range(10, 14), 20, batch=b).value(bundle.sampler(DDIMSampler, steps=3)) for b in (2, 5)
+    }
+    assert max(values) == pytest.approx(min(values), rel=1e-5)
 
 
 def test_features_decide_where_they_are_given() -> None:
@@ -190,7 +250,12 @@ def test_the_fine_images_are_drawn_once() -> None:
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: optimize_timesteps(DDIMSampler(LINEAR, 5), 5, objective=GAUSSIAN, evaluations=4), "at least 5 evaluations"),
+        (lambda: optimize_timesteps(DDIMSampler(LINEAR, 5), 5, objective=GAUSSIAN, evaluations=5), "at least 6 evaluations"),
+        (
+            lambda: optimize_timesteps(PlanSampler.from_plan(LINEAR, DDIMSampler(LINEAR, 7).plan()), 5, objective=GAUSSIAN),
+            "take 5 timesteps, got BarePlanSampler",
+        ),
+        (lambda: NetworkObjective(toy(), batch=0), "batch must be at least 1"),
         (lambda: optimize_timesteps(DDIMSampler(LINEAR, 5), 1001, objective=GAUSSIAN), "1001"),
         (lambda: NetworkObjective(toy(), range(4), range(3, 9)), "none in common"),
         (lambda: NetworkObjective(toy(), (), range(3, 9)), "must hold seeds"),

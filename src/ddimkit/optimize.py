@@ -5,6 +5,7 @@ objective's own validation, which for a network are seeds that the search never 
 be.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -44,7 +45,7 @@ class OptimizedTimesteps(tuple[int, ...]):
 
     Attributes:
         value: the objective's value of the list.
-        named: the best named spacing.
+        named: the best named spacing of those compared.
         named_value: and the objective's value of that.
         gain: the interval of how much the search gained over it on the objective's validation.
         gained: whether it did: the whole interval is above 0. If not, the list is that of the named spacing.
@@ -71,7 +72,7 @@ class OptimizedTimesteps(tuple[int, ...]):
 def optimize_timesteps(template: PlanSampler, steps: int, *, objective: Objective, evaluations: int = 400) -> OptimizedTimesteps:
     """A list of ``steps`` timesteps for samplers like ``template``, no worse on the objective than the named spacings.
 
-    Compared are those that begin where the model knows pure noise (alpha_bar at most 0.01), ``quadratic_song2021`` aside.
+    Compared are those that give so many timesteps and begin where the model knows pure noise, as lists do: alpha_bar at most 0.01.
 
     Args:
         template: a sampler whose settings, timesteps aside, every candidate has.
@@ -81,15 +82,21 @@ def optimize_timesteps(template: PlanSampler, steps: int, *, objective: Objectiv
         evaluations: how often the objective may be asked, the named spacings included.
 
     Raises:
-        ValueError: fewer evaluations than there are named spacings, or a number of steps the schedule has not.
+        ValueError: fewer evaluations than there are named spacings; a number of steps the schedule has not; a template that is a
+            bare table, whose timesteps cannot be chosen; an objective that is not finite for any of the named spacings.
     """
-    names = [name for name in get_args(Spacing) if name != "quadratic_song2021"]
+    names = get_args(Spacing)
     if evaluations < len(names):
         raise ValueError(f"there must be at least {len(names)} evaluations, one for each named spacing, got {evaluations}")
-    starts = {name: tuple(replace(template, steps=steps, timesteps=(), spacing=name).timesteps) for name in names}
+    made = {name: tuple(replace(template, steps=steps, timesteps=(), spacing=name).timesteps) for name in names}
+    given = {name: times for name, times in made.items() if len(times) == steps}
+    if not given:
+        raise ValueError(f"the template must be a sampler that can take {steps} timesteps, got {type(template).__name__}")
     search = _Search(template, objective, evaluations)
-    starts = {name: times for name, times in starts.items() if search.first <= times[0]} or starts
+    starts = {name: times for name, times in given.items() if search.first <= times[0]} or given
     named = min(starts, key=lambda name: search.value(starts[name]))
+    if math.isinf(search.value(starts[named])):
+        raise ValueError("the objective must be finite for one of the named spacings at least")
     best = search.descend(starts[named])
     gain = (0.0, 0.0) if best == starts[named] else objective.gain(search.sampler(best), search.sampler(starts[named]))
     found = OptimizedTimesteps(best if gain[0] > 0 else starts[named])
@@ -117,7 +124,8 @@ class _Search:
 
     def value(self, times: tuple[int, ...]) -> float:
         if times not in self.known:
-            self.known[times] = self.objective.value(self.sampler(times))
+            found = self.objective.value(self.sampler(times))
+            self.known[times] = math.inf if math.isnan(found) else found
         return self.known[times]
 
     def descend(self, times: tuple[int, ...]) -> tuple[int, ...]:
@@ -157,13 +165,13 @@ class GaussianObjective:
         mean: (D,) or (), of the data along the eigenvectors of its covariance.
         spectrum: (D,) eigenvalues of the covariance.
         count: (D,) for how many directions each stands; 1 by default.
-        bins: eigenvalues of like size are taken together, in so many groups.
+        bins: the search takes eigenvalues of like size together, in so many groups; the gain is by every eigenvalue as given.
     """
 
     mean: Any
     spectrum: Any
     count: Any = None
-    bins: int = 48
+    bins: int = 192
 
     @cached_property
     def _whole(self) -> Gaussian:
@@ -175,11 +183,11 @@ class GaussianObjective:
 
     def value(self, sampler: PlanSampler) -> float:
         """The squared Fréchet distance, eigenvalues binned."""
-        return error_of(sampler.plan(), self._binned, sampler.schedule).frechet
+        return error_of(sampler.coefficients.plan, self._binned, sampler.schedule).frechet
 
     def gain(self, sampler: PlanSampler, than: PlanSampler) -> tuple[float, float]:
-        """The difference with every eigenvalue by itself: exact, so an interval of no width."""
-        mine, other = (error_of(s.plan(), self._whole, s.schedule).frechet for s in (sampler, than))
+        """The difference by the eigenvalues as given: exact for them, so an interval of no width."""
+        mine, other = (error_of(s.coefficients.plan, self._whole, s.schedule).frechet for s in (sampler, than))
         return other - mine, other - mine
 
 
@@ -194,9 +202,10 @@ class NetworkObjective:
         fine_steps: steps of the images to come close to, at most all, drawn by the same sampler with trailing spacing.
         extractor: whose features are compared; pixels if None.
         device: where the model runs.
+        batch: images drawn at once.
 
     Raises:
-        ValueError: no seeds, or seeds that are in both; when asked, a sampler that adds noise.
+        ValueError: no seeds, or seeds that are in both; a batch below 1; when asked, a sampler that adds noise.
     """
 
     bundle: ModelBundle
@@ -205,10 +214,11 @@ class NetworkObjective:
     fine_steps: int = 200
     extractor: Extractor | None = None
     device: torch.device | str = "cpu"
+    batch: int = 64
     _fine: dict[Any, FloatArray] = field(default_factory=dict[Any, FloatArray], init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check_seeds(self.seeds, self.unseen)
+        _check_drawing(self.seeds, self.unseen, self.batch)
         check_device(self.device)
 
     def value(self, sampler: PlanSampler) -> float:
@@ -239,7 +249,7 @@ class NetworkObjective:
 
     def _seen(self, sampler: PlanSampler, *, unseen: bool) -> FloatArray:
         seeds = self.unseen if unseen else self.seeds
-        return _draw(sampler, self.bundle, seeds, self.extractor, len(seeds), self.device)
+        return _draw(sampler, self.bundle, seeds, self.extractor, self.batch, self.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,10 +279,8 @@ class QualityObjective:
     device: torch.device | str = "cpu"
 
     def __post_init__(self) -> None:
-        _check_seeds(self.seeds, self.unseen)
+        _check_drawing(self.seeds, self.unseen, self.batch)
         check_device(self.device)
-        if self.batch < 1:
-            raise ValueError(f"batch must be at least 1, got {self.batch}")
 
     def value(self, sampler: PlanSampler) -> float:
         """The distance over ``seeds``."""
@@ -287,9 +295,11 @@ class QualityObjective:
         return estimate_kernel(features, self.yardstick.reference.kernel, bootstrap_weights(seeds))
 
 
-def _check_seeds(seeds: Sequence[int], unseen: Sequence[int]) -> None:
+def _check_drawing(seeds: Sequence[int], unseen: Sequence[int], batch: int) -> None:
     if not seeds or not unseen or set(seeds) & set(unseen):
         raise ValueError("seeds and unseen must hold seeds, and none in common: what was searched on proves nothing")
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
 
 
 def _draw(
