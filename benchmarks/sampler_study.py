@@ -1,13 +1,14 @@
 """Which sampler and timesteps for a budget of model calls? Samplers, named spacings and searched lists at equal calls and noise.
 
     python benchmarks/sampler_study.py [--model mnist] [--weights FOLDER] [--work sampler-study] [--samples 1000]
-                                       [--calls 5,6,8,10,15,20,50,100] [--objectives gaussian network quality]
+                                       [--long N] [--fresh 2000] [--calls 5,6,8,10,15,20,50] [--objectives gaussian network quality]
                                        [--evaluations 200] [--samplers ddim,…] [--batch 1000] [--minutes M] [--threads N]
                                        [--compile] [--device cpu] [--out results/….json] [--pictures DIR] [--install]
 
 Lists are searched first: by the exact error on the Gaussian of the real images' pixels; by the distance of the network's few-step
-images to its own 200-step ones, in features; and by their kernel distance to real images that do not judge them later. Everything
-drawn and found is kept in ``--work``; a later call goes on there.
+images to its own 200-step ones, in features; and by their kernel distance to real images that do not judge them later.
+``--samples`` images of each (``--long`` of more than 10 calls) choose the best of every number of calls, and ``--fresh`` others
+judge it. Everything drawn and found is kept in ``--work``; a later call goes on there.
 Several processes can share the work, each with some of the ``--samplers`` and ``--threads`` of its own; a last one gathers it.
 ``--weights`` names a folder of one's own with model and yardstick, instead of those that are published.
 """
@@ -31,23 +32,26 @@ from _subjects import find_model, find_yardstick, pick_device
 from ddimkit import ModelBundle, PlanSampler, optimize_timesteps
 from ddimkit.analytic import error_of
 from ddimkit.optimize import GaussianObjective, NetworkObjective, Objective, QualityObjective
-from ddimkit.quality import Yardstick, same_seed_share
+from ddimkit.quality import Quality, Yardstick, same_seed_share
 from ddimkit.samplers.named import MAKERS
 from ddimkit.timesteps import Spacing
 from ddimkit.tradeoff import studies
-from ddimkit.tradeoff.budget import SEARCHED, BudgetResult, BudgetStudy, SearchedList, budget_findings, halves
+from ddimkit.tradeoff.budget import SEARCHED, BudgetResult, BudgetStudy, SearchedList, finalists
 from ddimkit.tradeoff.budget_chart import draw_budget
-from ddimkit.tradeoff.judging import draw
-from ddimkit.tradeoff.studies import budget_references, identity
+from ddimkit.tradeoff.budget_findings import budget_findings
+from ddimkit.tradeoff.judging import Drawn, draw
+from ddimkit.tradeoff.studies import identity
 from ddimkit.tradeoff.timing import describe_machine, versions
 
 SAMPLERS = ("ddim", "dpm-2m", "dpm-3m", "unipc-2", "unipc-3")
 NOISY = ("ddpm", "dpm-2m-sde", "dpm-3m-sde")
 SPACINGS = get_args(Spacing)
-FEW = 50  # calls up to which lists are searched
-SOME, NOISY_SOME = 50, 10  # calls up to which all spacings are judged, and where there is noise
+FINEST = ("ddim", 100, "trailing")
+REFERENCES = ("ddim", 50, "trailing"), FINEST, ("ddpm", 1000, "trailing")
+FEW = 10  # calls above which fewer images suffice, and of samplers with noise the trailing spacing
 NETWORK_SEEDS, FINE = (range(20_000, 20_048), range(21_000, 21_096)), 200
 QUALITY_SEEDS = range(22_000, 22_256), range(23_000, 23_512)
+MOST = 20_000  # images of one, whose seeds are not those of a search
 
 
 def make(bundle: ModelBundle, name: str, **settings: object) -> PlanSampler:
@@ -99,11 +103,10 @@ def search(bundle: ModelBundle, yardstick: Yardstick, arguments: argparse.Namesp
     folder = arguments.work / f"lists-{str(bundle.weights_sha256())[:12]}-{arguments.evaluations}"
     folder.mkdir(exist_ok=True)
     by = searches(bundle, yardstick, arguments, device)
-    few = [calls for calls in arguments.calls if calls <= FEW]
     samplers = [name for name in arguments.samplers if name in (*SAMPLERS, *NOISY)]
     pairs = [(name, kind) for kind in SEARCHED for name in samplers if kind == "quality" or name in SAMPLERS]
     found = []
-    for calls, (name, kind) in tqdm([(calls, pair) for calls in few for pair in pairs], unit="list"):
+    for calls, (name, kind) in tqdm([(calls, pair) for calls in arguments.calls for pair in pairs], unit="list"):
         path = folder / f"{name}-{calls}-{kind}.json"
         if not path.exists() and kind in by and time.monotonic() < arguments.end:
             asked, template = by[kind], make(bundle, name, steps=calls)
@@ -122,63 +125,118 @@ def keep(found: SearchedList, path: Path) -> None:
     partial.replace(path)
 
 
-def judge(
-    bundle: ModelBundle, yardstick: Yardstick, lists: list[SearchedList], arguments: argparse.Namespace, device: torch.device
-) -> list[BudgetResult]:
-    """Every sampler over every list, as long as there is time; what is not whole is left out."""
-    walks = [
-        (name, calls, spacing, make(bundle, name, steps=calls, spacing=spacing))
+@dataclass(frozen=True)
+class Walk:
+    """A sampler over a list of timesteps.
+
+    Args:
+        name: of the sampler.
+        calls: model calls.
+        spacing: named, or the objective of a searched list.
+        sampler: the sampler itself.
+    """
+
+    name: str
+    calls: int
+    spacing: str
+    sampler: PlanSampler
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether others are held against it."""
+        return (self.name, self.calls, self.spacing) in REFERENCES
+
+    @property
+    def file(self) -> str:
+        """Where its images are kept; another search may find another list for the same sampler."""
+        listed = hashlib.sha256(json.dumps(list(self.sampler.timesteps)).encode()).hexdigest()[:8]
+        return f"{self.name}-{self.calls}-{self.spacing}{f'-{listed}' if self.spacing in SEARCHED else ''}.safetensors"
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Draws images and judges them, as long as there is time.
+
+    Args:
+        bundle: the model.
+        yardstick: what they are judged by.
+        arguments: of the command line.
+        device: where the model runs.
+    """
+
+    bundle: ModelBundle
+    yardstick: Yardstick
+    arguments: argparse.Namespace
+    device: torch.device
+
+    def all_of(self, walks: Sequence[Walk]) -> list[BudgetResult]:
+        """Every walk, what was chosen by fresh images too; what is not whole is left out."""
+        judged = [(walk, r) for walk in tqdm(walks, unit="configuration") if (r := self.first(walk)) is not None]
+        results = beside([r for _, r in judged], [self.drawn(walk, r.quality.count).images.numpy() for walk, r in judged])
+        chosen = {r.label for r in finalists(results)}
+        pairs = tqdm([(walk, r) for (walk, _), r in zip(judged, results, strict=True)], unit="configuration")
+        return [replace(r, fresh=self.fresh(walk, r, chosen=r.label in chosen)) for walk, r in pairs]
+
+    def first(self, walk: Walk) -> BudgetResult | None:
+        """What the first images say of a walk, and what was to be expected of it."""
+        few = walk.calls <= FEW or walk.is_reference
+        count, pixels = self.arguments.samples if few else self.arguments.long, self.yardstick.pixels
+        drawn = self.drawn(walk, count)
+        if len(drawn) < count:
+            return None
+        quality = self.yardstick.judge_features(drawn.features.numpy(), range(count)).distances_only()
+        predicted = None if pixels is None else error_of(walk.sampler.coefficients.plan, pixels, walk.sampler.schedule).frechet
+        return BudgetResult(walk.name, walk.calls, walk.spacing, tuple(walk.sampler.timesteps), quality, predicted=predicted)
+
+    def fresh(self, walk: Walk, r: BudgetResult, *, chosen: bool) -> Quality | None:
+        """What other images say of what was chosen; of a reference, which nothing chose, any do."""
+        first, wanted = r.quality.count if chosen else 0, self.arguments.fresh
+        if not wanted or not (chosen or walk.is_reference):
+            return None
+        drawn = self.drawn(walk, first + wanted)
+        if len(drawn) < first + wanted:
+            return None
+        seeds = range(first, first + wanted)
+        return self.yardstick.judge_features(drawn.features[first:].numpy(), seeds).distances_only()
+
+    def drawn(self, walk: Walk, count: int) -> Drawn:
+        """So many images of a walk, or what there was time for."""
+        return draw(
+            walk.sampler,
+            self.bundle,
+            count,
+            self.yardstick,
+            device=self.device,
+            batch=self.arguments.batch,
+            path=self.arguments.work / "drawn" / walk.file,
+            end=self.arguments.end,
+            whole_batches=self.arguments.compile,
+        )
+
+
+def walks_of(bundle: ModelBundle, lists: Sequence[SearchedList], arguments: argparse.Namespace) -> list[Walk]:
+    """The samplers over every spacing that gives so many timesteps, what they are held against, and the lists that gained."""
+    wanted = {
+        (name, calls, spacing)
         for calls in arguments.calls
         for name in arguments.samplers
-        for spacing in (SPACINGS if calls <= (SOME if name in SAMPLERS else NOISY_SOME) else ("trailing",))
-    ]
-    walks += [(x.sampler, x.calls, x.objective, make(bundle, x.sampler, timesteps=x.timesteps)) for x in lists if x.gained]
-    walks.sort(key=lambda walk: walk[1])
-    results, images = list[BudgetResult](), list[NDArray[np.uint8]]()
-    for name, calls, spacing, sampler in tqdm(walks, unit="configuration"):
-        searched = f"-{hash_of(sampler.timesteps)}" if spacing in SEARCHED else ""
-        path = arguments.work / "drawn" / f"{name}-{calls}-{spacing}{searched}.safetensors"
-        drawn = draw(
-            sampler,
-            bundle,
-            arguments.samples,
-            yardstick,
-            device=device,
-            batch=arguments.batch,
-            path=path,
-            end=arguments.end,
-            whole_batches=arguments.compile,
-        )
-        if len(drawn) == arguments.samples:
-            results.append(judged(name, calls, spacing, sampler, drawn.features.numpy(), yardstick))
-            images.append(drawn.images.numpy())
-    return beside(results, images, max(arguments.calls))
+        for spacing in (SPACINGS if name in SAMPLERS or calls <= FEW else ("trailing",))
+    }
+    most = bundle.schedule.num_timesteps
+    wanted |= {reference for reference in REFERENCES if reference[0] in arguments.samplers and reference[1] <= most}
+    walks = [Walk(*which, make(bundle, which[0], steps=which[1], spacing=which[2])) for which in sorted(wanted)]
+    walks = [walk for walk in walks if walk.sampler.nfe == walk.calls]
+    walks += [Walk(x.sampler, x.calls, x.objective, make(bundle, x.sampler, timesteps=x.timesteps)) for x in lists if x.gained]
+    return sorted(walks, key=lambda walk: walk.calls)
 
 
-def hash_of(timesteps: Sequence[int]) -> str:
-    """Names a list: another search may find another one for the same sampler."""
-    return hashlib.sha256(json.dumps(list(timesteps)).encode()).hexdigest()[:8]
-
-
-def beside(results: list[BudgetResult], images: list[NDArray[np.uint8]], most: int) -> list[BudgetResult]:
-    """The results with how far their images are from DDIM's at the most calls; as they are where those were not drawn."""
-    finest = [
-        part for r, part in zip(results, images, strict=True) if (r.sampler, r.calls, r.spacing) == ("ddim", most, "trailing")
-    ]
+def beside(results: list[BudgetResult], images: list[NDArray[np.uint8]]) -> list[BudgetResult]:
+    """The results with how far their images are from the finest run's; as they are where those were not drawn."""
+    finest = [part for r, part in zip(results, images, strict=True) if (r.sampler, r.calls, r.spacing) == FINEST]
     if not finest:
         return results
-    shares = [same_seed_share(part / 127.5 - 1, finest[0] / 127.5 - 1) for part in images]
+    shares = [same_seed_share(part / 127.5 - 1, finest[0][: len(part)] / 127.5 - 1) for part in images]
     return [replace(r, apart=share) for r, share in zip(results, shares, strict=True)]
-
-
-def judged(
-    name: str, calls: int, spacing: str, sampler: PlanSampler, features: NDArray[np.float32], yardstick: Yardstick
-) -> BudgetResult:
-    """What the features of the images of seeds 0, 1, 2 and so on say of a sampler, and what was to be expected of it."""
-    quality = yardstick.judge_features(features, range(len(features))).distances_only()
-    both, pixels = halves(features, yardstick.reference), yardstick.pixels
-    predicted = None if pixels is None else error_of(sampler.plan(), pixels, sampler.schedule).frechet
-    return BudgetResult(name, calls, spacing, tuple(sampler.timesteps), quality, both, predicted=predicted)
 
 
 def main() -> None:
@@ -188,9 +246,9 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="folder of your own with model and yardstick, instead of the published ones")
     parser.add_argument("--work", type=Path, default=Path("sampler-study"), help="keeps what is drawn and found")
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument(
-        "--calls", type=lambda text: [int(part) for part in text.split(",")], default=[5, 6, 8, 10, 15, 20, 50, 100]
-    )
+    parser.add_argument("--long", type=int, help=f"images of more than {FEW} calls; as many as the others by default")
+    parser.add_argument("--fresh", type=int, default=2000, help="images that judge what the others have chosen; 0 for none yet")
+    parser.add_argument("--calls", type=lambda text: [int(part) for part in text.split(",")], default=[5, 6, 8, 10, 15, 20, 50])
     parser.add_argument("--evaluations", type=int, default=200, help="of a list by the network; half by quality")
     parser.add_argument("--objectives", nargs="*", choices=SEARCHED, default=SEARCHED, help="of the lists to search for")
     parser.add_argument("--samplers", type=lambda text: text.split(","), default=[*SAMPLERS, *NOISY], help="these alone")
@@ -203,6 +261,9 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="also put the chart there, MODEL-budget.png")
     parser.add_argument("--install", action="store_true", help="put the result into the package's own data")
     arguments = parser.parse_args()
+    arguments.long = arguments.long or arguments.samples
+    if not 5 <= arguments.long <= arguments.samples <= MOST - arguments.fresh:
+        parser.error(f"--long and --samples must be at least 5, the first no more than the second, and with --fresh at most {MOST}")
     arguments.end, device = time.monotonic() + 60 * arguments.minutes, pick_device(arguments.device)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -215,19 +276,20 @@ def main() -> None:
     if arguments.compile:
         bundle.model.compile(dynamic=False)
     lists = search(bundle, yardstick, arguments, device)
-    results = judge(bundle, yardstick, lists, arguments, device)
+    results = Judging(bundle, yardstick, arguments, device).all_of(walks_of(bundle, lists, arguments))
     settings = {
         "samples": arguments.samples,
+        "samples of more calls": arguments.long,
+        "fresh samples": arguments.fresh,
         "noise": make(bundle, "ddim", steps=1).record()["noise"],
         "compiled": arguments.compile,
     }
     study = BudgetStudy(identity(bundle), describe_machine(device), versions(), tuple(results), tuple(lists), settings)
     result = arguments.work / "results.json"
     study.save(result)
-    references = budget_references(study, bundle)
-    print("\n".join(budget_findings(study, references)))
+    print("\n".join(budget_findings(study)))
     if study.results:
-        picture = draw_budget(study, arguments.work / "budget.png", references)
+        picture = draw_budget(study, arguments.work / "budget.png")
         if arguments.pictures:
             shutil.copyfile(picture, arguments.pictures / f"{arguments.model}-budget.png")
     targets = [arguments.out] if arguments.out else []

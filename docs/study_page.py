@@ -6,14 +6,16 @@ from pathlib import Path
 
 from ddimkit import ModelBundle, load_pretrained
 from ddimkit.published import published_hashes
-from ddimkit.tradeoff.budget import SEARCHED, BudgetStudy, best_at_calls, budget_findings
+from ddimkit.quality import Quality
+from ddimkit.tradeoff.budget import SEARCHED, BudgetStudy
+from ddimkit.tradeoff.budget_findings import budget_findings
 from ddimkit.tradeoff.findings import lines, refining
 from ddimkit.tradeoff.presets import Choice, choices
 from ddimkit.tradeoff.quality_findings import quality_findings
 from ddimkit.tradeoff.recommend import recommend
 from ddimkit.tradeoff.report import QUALITY_COLUMNS, quality_cells
 from ddimkit.tradeoff.results import TradeoffCurve
-from ddimkit.tradeoff.studies import budget_references, find_budget_study, find_study
+from ddimkit.tradeoff.studies import find_budget_study, find_study
 
 _BESIDE = ("cifar10",)
 _STATIC = Path(__file__).parent / "_static"
@@ -53,14 +55,14 @@ def budget_page(name: str) -> str:
     study = None if bundle is None else find_budget_study(bundle)
     if bundle is None or study is None or not study.results:
         return f"No study of samplers and timestep lists of the {name} model's present weights has been made yet.\n"
-    references, curve = budget_references(study, bundle), find_study(bundle)
+    curve = find_study(bundle)
     parts = [
         "## The best of each budget",
         _about(study),
         "" if curve is None else _table(QUALITY_COLUMNS[:-2], _scale(curve)),
         _picture(name, "budget", "kernel distance against model calls"),
-        _table(("model calls", "sampler", "timesteps", "kernel distance, chosen by other images"), _best(study)),
-        "\n".join(f"- {finding}" for finding in budget_findings(study, references)),
+        _table(("model calls", "sampler", "timesteps", "kernel distance, by images that did not choose"), _best(study)),
+        "\n".join(f"- {finding}" for finding in budget_findings(study)),
         "## What the search found",
         _table(("sampler", "calls", "objective", "timesteps", "what came of it"), _lists(study)),
     ]
@@ -84,11 +86,17 @@ def _picture(model: str, name: str, words: str) -> str:
 
 def _best(study: BudgetStudy) -> list[Sequence[str]]:
     rows = []
-    for best, distance in best_at_calls(study.results):
-        low, high = distance.interval()
+    for best in study.best():
         times = best.spacing if best.spacing not in SEARCHED else f"{best.spacing}: {', '.join(map(str, best.timesteps))}"
-        rows.append((str(best.calls), best.sampler, times, f"{distance.value:.4f} ({low:.4f} to {high:.4f})"))
+        rows.append((str(best.calls), best.sampler, times, _kernel(best.fresh)))
     return rows
+
+
+def _kernel(quality: Quality | None) -> str:
+    if quality is None:
+        return "–"
+    low, high = quality.kernel.interval()
+    return f"{quality.kernel.value:.4f} ({low:.4f} to {high:.4f})"
 
 
 def _lists(study: BudgetStudy) -> list[Sequence[str]]:

@@ -116,11 +116,9 @@ def quality(distance: float, *, width: float = 0.001, common: float = 0.02, coun
 
 
 def budgeted(sampler: str, calls: int, distance: float, spacing: str = "trailing", timesteps: Sequence[int] = ()) -> BudgetResult:
-    """A sampler at a number of calls, both halves of whose images are like the whole."""
-    whole = quality(distance)
-    return BudgetResult(
-        sampler, calls, spacing, tuple(timesteps) or tuple(range(calls, 0, -1)), whole, (whole.kernel, whole.kernel)
-    )
+    """A sampler at a number of calls, whose fresh images are like the others."""
+    whole, times = quality(distance), tuple(timesteps) or tuple(range(calls, 0, -1))
+    return BudgetResult(sampler, calls, spacing, times, whole, whole)
 
 
 def judged(distances: dict[int, float], *, eta: float = 0.0, sampler: str = "DDIMSampler", **settings) -> list[ConfigurationResult]:

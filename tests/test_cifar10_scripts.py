@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from argparse import Namespace
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from ddimkit import DDPMSampler, ModelBundle, NoiseSchedule, UNet, UNetConfig, WeightsError, load_pretrained, published
+from ddimkit.analytic import Gaussian
 from ddimkit.interop import inception
 from ddimkit.models.bundle import save_bundle
 from ddimkit.pieces import has_content
@@ -21,6 +23,7 @@ from ddimkit.quality import Extractor, Reference, Yardstick, load_yardstick
 from ddimkit.quality import yardstick as yardsticks
 from ddimkit.quality.network import FeatureNetwork, FeatureNetworkConfig, load_network, save_network
 from ddimkit.quality.yardstick import read_yardstick
+from ddimkit.tradeoff.budget import BudgetStudy, finalists
 from test_data import cifar
 from test_from_diffusers import PUBLISHED
 
@@ -67,9 +70,9 @@ def checkpoint(tmp_path: Path) -> Path:
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as the two recipes write it: a tiny model of 20 timesteps, its features and both yardsticks.
 
-    The spectrum of the pixels is left out, which takes half a minute.
+    The spectrum of the pixels is made up: to find it takes half a minute.
     """
-    monkeypatch.setattr(yardsticks, "_MOST_PIXELS", 0)
+    monkeypatch.setattr(yardsticks, "_pixels", lambda real: Gaussian([0.0], [1.0], [3072.0]))
     folder = tmp_path / "own"
     folder.mkdir()
     model = network(UNetConfig(channels=(4, 4), blocks=1, groups=2, attention_levels=()))
@@ -201,30 +204,65 @@ def test_the_studies_take_a_folder_of_ones_own(
     assert "sigma-hat-2" in capsys.readouterr().out
     monkeypatch.setattr(samplers, "SAMPLERS", ("ddim", "dpm-2m"))
     monkeypatch.setattr(samplers, "NOISY", ("ddpm",))
+    finest = ("ddim", 6, "trailing")
+    monkeypatch.setattr(samplers, "FEW", 3)
+    monkeypatch.setattr(samplers, "FINEST", finest)
+    monkeypatch.setattr(samplers, "REFERENCES", (finest, ("ddpm", 20, "trailing"), ("ddim", 50, "trailing")))
     monkeypatch.setattr(samplers, "NETWORK_SEEDS", (range(2), range(5, 8)))
     monkeypatch.setattr(samplers, "QUALITY_SEEDS", (range(6), range(6, 12)))
-    work = ("--work", tmp_path / "samplers", "--samples", 10, "--calls", "3", "--evaluations", 24)
+    asked = dict[str, list[object]]()
+    for kind in ("NetworkObjective", "QualityObjective"):
+        real = getattr(samplers, kind)
+        monkeypatch.setattr(
+            samplers, kind, lambda *a, real=real, kind=kind, **k: asked.setdefault(kind, []).append(a) or real(*a, **k)
+        )
+    work = ("--work", tmp_path / "samplers", "--samples", 10, "--fresh", 6, "--calls", "3,4", "--long", 8, "--evaluations", 16)
     for name in ("ddim", "dpm-2m"):  # each as a process of its own would
         run(samplers, monkeypatch, *common, *work, "--objectives", "network", "quality", "--samplers", name)
     monkeypatch.setattr(samplers, "optimize_timesteps", None)
     run(samplers, monkeypatch, *common, *work, "--objectives", "network", "--samplers", "ddim,dpm-2m")
     run(samplers, monkeypatch, *common, *work, "--objectives")
     saved = json.loads((tmp_path / "samplers" / "results.json").read_text())
-    found = {(x["sampler"], x["objective"]): x for x in saved["lists"]}
-    assert set(found) == {(name, kind) for name in ("ddim", "dpm-2m") for kind in ("network", "quality")}
-    for (_, kind), x in found.items():
-        assert len(x["timesteps"]) == 3
-        assert x["search"]["evaluations"] <= x["search"]["of"] == {"network": 24, "quality": 12}[kind]
+    found = {(x["sampler"], x["calls"], x["objective"]): x for x in saved["lists"]}
+    assert set(found) == {(name, n, kind) for name in ("ddim", "dpm-2m") for n in (3, 4) for kind in ("network", "quality")}
+    for (_, calls, kind), x in found.items():
+        assert len(x["timesteps"]) == calls
+        assert x["search"]["evaluations"] <= x["search"]["of"] == {"network": 16, "quality": 8}[kind]
         assert x["search"]["seeds"]["searched"] == {"network": [0, 2], "quality": [0, 6]}[kind]
-    named = {(name, spacing) for name in ("ddim", "dpm-2m") for spacing in samplers.SPACINGS}
-    gained = {pair for pair, x in found.items() if x["gained"]}
-    named |= {("ddpm", spacing) for spacing in samplers.SPACINGS}
-    assert {(r["sampler"], r["spacing"]) for r in saved["results"]} == named | gained
+    # The network's lists are near by features, and quality's by real images that do not judge them.
+    assert {given[4].name for given in asked["NetworkObjective"]} == {"cifar10 features"}
+    assert {given[1].reference.label.reference for given in asked["QualityObjective"]} == {"cifar10 train"}
+    results = {(r["sampler"], r["calls"], r["spacing"]): r for r in saved["results"]}
+    wanted = {(name, calls, spacing) for name in ("ddim", "dpm-2m") for calls in (3, 4) for spacing in samplers.SPACINGS}
+    wanted |= {("ddpm", 3, spacing) for spacing in samplers.SPACINGS} | {("ddpm", 4, "trailing"), finest, ("ddpm", 20, "trailing")}
+    gained = {which for which, x in found.items() if x["gained"]}
     assert gained  # else no list was judged here
-    apart = {(r["sampler"], r["spacing"]): r["apart"] for r in saved["results"]}
-    assert apart.pop(("ddim", "trailing")) == 0
+    assert set(results) == wanted | gained
+    apart = {which: r["apart"] for which, r in results.items()}
+    assert apart.pop(finest) == 0
     assert all(share > 0 for share in apart.values())
-    assert saved["settings"]["samples"] == 10
+    assert all(r["predicted"] > 0 for r in results.values())
+    study = BudgetStudy.load(tmp_path / "samplers" / "results.json")
+    for r in study.results:
+        which = r.sampler, r.calls, r.spacing
+        count = 8 if r.calls == 4 else 10
+        assert r.quality.seeds == ((0, count),)
+        chosen, reference = r in finalists(study.results), which in (finest, ("ddpm", 20, "trailing"))
+        assert (r.fresh is not None) == (chosen or reference)
+        if r.fresh is not None:
+            assert r.fresh.seeds == (((count, count + 6),) if chosen else ((0, 6),))
+    for wrong in (("--samples", 19_999), ("--samples", 10, "--long", 11)):
+        with pytest.raises(SystemExit):
+            run(samplers, monkeypatch, *common, "--work", tmp_path / "samplers", *wrong)
+
+
+def test_budgets_are_of_equal_calls(script: Any) -> None:
+    """Of 1000 timesteps ``quadratic_song2021`` gives 49 where 50 are asked for."""
+    samplers, arguments = script("sampler_study"), Namespace(calls=[10, 50], samplers=["ddim"])
+    walks = samplers.walks_of(load_pretrained("mnist"), [], arguments)
+    assert {walk.spacing for walk in walks if walk.calls == 10} == set(samplers.SPACINGS)
+    assert {walk.spacing for walk in walks if walk.calls == 50} == set(samplers.SPACINGS) - {"quadratic_song2021"}
+    assert all(walk.sampler.nfe == walk.calls for walk in walks)
 
 
 def test_the_time_for_few_and_for_many(

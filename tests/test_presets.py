@@ -122,16 +122,40 @@ def test_samplers_that_need_fewer_calls_take_their_place() -> None:
 
 
 def test_what_is_best_by_the_chance_of_its_images_is_no_preset() -> None:
-    """Each of two is as good as the baseline by the half of the images that the other half does not choose it by."""
-    whole, good, bad = (quality(distance) for distance in (1.0, 1.0, 3.0))
-    lucky = [
-        replace(budgeted(name, 5, 1.0), quality=whole, halves=both)
-        for name, both in (("dpm-2m", (good.kernel, bad.kernel)), ("unipc-2", (bad.kernel, good.kernel)))
-    ]
+    """One is as good as the baseline by the images that choose it, the other by those that do not."""
+    lucky, unlucky = (
+        replace(budgeted(name, 5, chosen), fresh=quality(d)) for name, chosen, d in (("dpm-2m", 1.0, 3.0), ("unipc-2", 3.0, 1.0))
+    )
     known = study(*judged(LINE))
-    assert [c.sampler for c in from_study(known, budget(*lucky)).values()] == ["DDIMSampler"] * 4
-    assert from_study(known, budget(lucky[0]))["production"].sampler == "DDIMSampler"
-    assert from_study(known, budget(budgeted("dpm-2m", 5, 1.0)))["production"].sampler == "dpm_2m"
+    assert [c.sampler for c in from_study(known, budget(lucky, unlucky)).values()] == ["DDIMSampler"] * 4
+    assert [c.sampler for c in from_study(known, budget(replace(lucky, fresh=None))).values()] == ["DDIMSampler"] * 4
+    assert from_study(known, budget(unlucky))["production"].sampler == "unipc_2"
+
+
+def test_a_searched_list_has_no_more_steps_to_be_safe_with() -> None:
+    listed, named = budgeted("dpm-2m", 5, 1.0, "network", (9, 8, 7, 6, 5)), budgeted("dpm-2m", 10, 1.0)
+    found = from_study(study(*judged(LINE)), budget(listed, named))
+    assert (found["realtime"].timesteps, found["production"].timesteps) == ((9, 8, 7, 6, 5), None)
+    assert found["production"].steps == 12
+
+
+def test_where_a_seed_may_draw_another_image_no_preset_takes_more_steps() -> None:
+    """Though noise makes better images than are ever reached without."""
+    known = study(*judged({10: 40.0, 20: 15.0, 50: 8.8, 100: 8.0}), *judged({10: 20.0, 20: 9.0, 50: 6.0, 100: 4.0}, eta=1.0))
+    results = budget(budgeted("dpm-2m", 5, 14.0), budgeted("dpm-2m", 8, 8.0), budgeted("dpm-2m-sde", 6, 8.0))
+    refined, free = (from_study(known, results, refinable=refinable) for refinable in (True, False))
+    assert [(c.sampler, c.steps) for c in refined.values()] == [("dpm_2m", 5), ("dpm_2m", 8), ("dpm_2m", 10), ("DDIMSampler", 100)]
+    assert [(c.sampler, c.steps) for c in free.values()] == [
+        ("dpm_2m", 5),
+        ("dpm_2m_sde", 6),
+        ("dpm_2m_sde", 8),
+        ("DDPMSampler", 1000),
+    ]
+    assert [(c.sampler, c.eta, c.steps) for c in from_study(known, refinable=False).values()][:3] == [
+        ("DDIMSampler", 1.0, 20),
+        ("DDIMSampler", 1.0, 20),
+        ("DDIMSampler", 1.0, 60),
+    ]
 
 
 def test_where_nothing_reaches_the_baseline_cheaper_samplers_are_held_against_the_same_best() -> None:
@@ -145,6 +169,13 @@ def test_where_nothing_reaches_the_baseline_cheaper_samplers_are_held_against_th
     assert "50% of the quality of DDIM-100 (" in found["realtime"].reason
     assert found["production"].reason.startswith("dpm-2m-8 trailing is within 5% of DDIM-100")
     assert [c.sampler for c in from_study(known, budget(budgeted("dpm-2m", 60, 8.8))).values()] == ["DDIMSampler"] * 4
+
+
+def test_no_preset_takes_more_steps_than_the_model_has() -> None:
+    known = study(*judged({10: 40.0, 100: 30.0, 1000: 8.0}))
+    assert [c.steps for c in from_study(known).values()] == [1000] * 4
+    found = from_study(known, budget(budgeted("dpm-2m", 900, 8.0), budgeted("ddpm", 1000, 1.0)))
+    assert [(c.sampler, c.steps) for c in found.values()][:3] == [("dpm_2m", 900), ("dpm_2m", 900), ("DDIMSampler", 1000)]
 
 
 def test_all_presets_are_held_against_the_same() -> None:
@@ -179,7 +210,7 @@ def test_where_nothing_reaches_the_baseline_counts_are_held_against_the_samplers
     assert [found[name].steps for name in ("realtime", "interactive", "production", "research")] == [20, 50, 120, 250]
     assert found["realtime"].reason == (
         "the fewest steps known to keep 50% of the quality of DDIM-100 (53%). DDIM-100 is the best known of DDIM with eta 0; "
-        "nothing is known to be within 5% of the baseline"
+        "nothing without noise is known to be within 5% of the baseline"
     )
     assert found["production"].reason.startswith("fewer steps are not known to be within 5% of DDIM-100")
     near = from_study(study(*judged({20: 9.0, 50: 8.1, 100: 8.0})))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import study_page
-from curves import LINE, budgeted, judged, quality, study, toy
+from curves import LINE, budgeted, judged, study, toy
 from ddimkit.tradeoff import budget_chart, figures, presets
 from ddimkit.tradeoff.budget import BudgetStudy, SearchedList
 from ddimkit.tradeoff.budget_chart import draw_budget
@@ -18,6 +18,7 @@ RESULTS = (
     budgeted("dpm-2m", 5, 2.0),
     budgeted("dpm-2m", 5, 1.5, "network", (9, 7, 5, 3, 1)),
     budgeted("ddpm", 10, 4.0),
+    budgeted("ddim", 50, 1.5),
 )
 BUDGET = BudgetStudy({"name": "toy", "weights_sha256": "123456789abcdef"}, {"processor": "P"}, {"torch": "2"}, RESULTS, LISTS)
 
@@ -30,7 +31,6 @@ def known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(study_page, "find_study", lambda bundle: curve)
     monkeypatch.setattr(presets, "find_study", lambda bundle: curve)
     monkeypatch.setattr(study_page, "find_budget_study", lambda bundle: BUDGET)
-    monkeypatch.setattr(study_page, "budget_references", lambda found, bundle: {"DDIM-50": quality(1.5)})
     monkeypatch.setattr(study_page, "_STATIC", tmp_path)
     curve.model["weights_sha256"] = "fedcba9876543210"
     return tmp_path
@@ -83,7 +83,7 @@ def test_the_picture_has_a_panel_for_every_sampler_of_several_lists(tmp_path: Pa
         return figures.save_figure(figure, path)
 
     monkeypatch.setattr(budget_chart, "save_figure", save)
-    path = draw_budget(BUDGET, tmp_path / "budget.png", {"DDIM-50": quality(1.5)})
+    path = draw_budget(BUDGET, tmp_path / "budget.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [panel.pop("title") for panel in drawn] == ["every sampler, trailing", "ddim", "dpm-2m"]
     assert [list(panel) for panel in drawn] == [["ddim", "dpm-2m", "ddpm"], ["trailing", "log_snr"], ["trailing", "network"]]

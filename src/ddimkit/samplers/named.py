@@ -10,7 +10,18 @@ from ddimkit.samplers.unipc import UniPCSampler
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import NoiseSchedule
 
-__all__ = ["MAKERS", "SamplerMaker", "dpm_2m", "dpm_2m_sde", "dpm_3m", "dpm_3m_sde", "sigma_hat", "unipc_2", "unipc_3"]
+__all__ = [
+    "MAKERS",
+    "SamplerMaker",
+    "adds_noise",
+    "dpm_2m",
+    "dpm_2m_sde",
+    "dpm_3m",
+    "dpm_3m_sde",
+    "sigma_hat",
+    "unipc_2",
+    "unipc_3",
+]
 
 SamplerMaker = Callable[..., PlanSampler]
 """A sampler class, or any function of its schedule and keywords."""
@@ -49,6 +60,11 @@ def unipc_2(schedule: NoiseSchedule, **settings: Any) -> UniPCSampler:
 def unipc_3(schedule: NoiseSchedule, **settings: Any) -> UniPCSampler:
     """UniPC of order 3."""
     return UniPCSampler(schedule, order=3, **settings)
+
+
+def adds_noise(make: SamplerMaker, **settings: Any) -> bool:
+    """Whether such samplers add noise on the way."""
+    return bool((make(NoiseSchedule.linear(), steps=2, **settings).plan().c > 0).any())
 
 
 MAKERS: dict[str, SamplerMaker] = {

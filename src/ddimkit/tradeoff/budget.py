@@ -1,33 +1,22 @@
-"""Which sampler and timesteps for a budget of model calls: results, what follows from them, and how they are kept."""
+"""Which sampler and timesteps for a budget of model calls: results, how the best is chosen, and how they are kept."""
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import ArrayLike
-
 from ddimkit.errors import DDIMKitError
-from ddimkit.quality.estimate import Estimate, bootstrap_weights, estimate_kernel
-from ddimkit.quality.measure import Quality, difference
-from ddimkit.quality.reference import Reference
-from ddimkit.quality.statistics import as_features
-from ddimkit.tradeoff.quality_findings import FEWEST_RANKED, rank_correlation
+from ddimkit.quality.measure import Quality
+from ddimkit.samplers.named import MAKERS, adds_noise
+from ddimkit.tradeoff.findings import SAME
 
-__all__ = [
-    "SEARCHED",
-    "BudgetResult",
-    "BudgetStudy",
-    "SearchedList",
-    "best_at_calls",
-    "best_of",
-    "budget_findings",
-    "halves",
-    "searched_findings",
-]
+__all__ = ["SEARCHED", "BudgetResult", "BudgetStudy", "SearchedList", "best_at_calls", "best_of", "finalists"]
 
-_SCHEMA = 1
+_SCHEMA = 2
+_REFERENCES = {"DDIM-50": ("ddim", 50), "DDIM-100": ("ddim", 100), "DDPM-1000": ("ddpm", 1000)}
 SEARCHED = ("gaussian", "network", "quality")
 """What the spacing of a searched list is called, after the objective of its search."""
 
@@ -70,9 +59,9 @@ class BudgetResult:
         calls: model calls.
         spacing: a named spacing, or the objective of a searched list.
         timesteps: the timesteps walked.
-        quality: distances to real images.
-        halves: the kernel distance of the even and of the odd seeds.
-        apart: how far its first 64 images are from those of the same seeds by DDIM at the most calls, as a share of the distance
+        quality: distances to real images, by which the best of several is chosen.
+        fresh: distances of other images, by which what was chosen is judged; None where that was not chosen.
+        apart: how far its first 64 images are from those of the same seeds by DDIM at 100 calls, as a share of the distance
             between different seeds; None where those are not known.
         predicted: the squared Fréchet distance on normal data of the real images' mean and covariance; None where it is not known.
     """
@@ -82,7 +71,7 @@ class BudgetResult:
     spacing: str
     timesteps: tuple[int, ...]
     quality: Quality
-    halves: tuple[Estimate, Estimate]
+    fresh: Quality | None = None
     apart: float | None = None
     predicted: float | None = None
 
@@ -90,6 +79,12 @@ class BudgetResult:
     def label(self) -> str:
         """A short name, as in ``dpm-2m-10 trailing``."""
         return f"{self.sampler}-{self.calls} {self.spacing}"
+
+    @property
+    def draws_another(self) -> bool:
+        """Whether a seed draws another image than with DDIM at many steps; where that is not known, by the noise alone."""
+        make = MAKERS.get(self.sampler)
+        return (make is not None and adds_noise(make)) or (self.apart is not None and self.apart >= SAME)
 
 
 @dataclass(frozen=True)
@@ -122,12 +117,22 @@ class BudgetStudy:
 
     @property
     def budgets(self) -> list[int]:
-        """The numbers of calls, ascending."""
-        return sorted({r.calls for r in self.results})
+        """The numbers of calls at which there is a choice, ascending."""
+        return sorted(calls for calls, count in Counter(r.calls for r in self.results).items() if count > 1)
+
+    @property
+    def references(self) -> dict[str, BudgetResult]:
+        """What few calls are held against: DDIM over trailing at 50 and 100 calls, and DDPM at 1000, where they are known."""
+        known = {name: self.find(*which) for name, which in _REFERENCES.items()}
+        return {name: r for name, r in known.items() if r is not None}
+
+    def best(self) -> list[BudgetResult]:
+        """The best of each budget, ascending."""
+        return best_at_calls(r for r in self.results if r.calls in self.budgets)
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        results = [{**asdict(r), "quality": r.quality.to_dict()} for r in self.results]
+        results = [{**asdict(r), "quality": r.quality.to_dict(), "fresh": r.fresh and r.fresh.to_dict()} for r in self.results]
         fields = {"model": self.model, "machine": self.machine, "versions": self.versions, "settings": self.settings}
         saved = {"schema_version": _SCHEMA, **fields, "lists": [asdict(found) for found in self.lists], "results": results}
         path.write_text(json.dumps(saved) + "\n")
@@ -152,116 +157,37 @@ class BudgetStudy:
 
 
 def _result(saved: Mapping[str, Any]) -> BudgetResult:
-    even, odd = (Estimate(float(half["value"]), tuple(half["replicates"])) for half in saved["halves"])
-    read = {"timesteps": tuple(saved["timesteps"]), "quality": Quality.from_dict(saved["quality"]), "halves": (even, odd)}
-    fields: dict[str, Any] = {**saved, **read}
+    judged = {name: saved[name] and Quality.from_dict(saved[name]) for name in ("quality", "fresh")}
+    fields: dict[str, Any] = {**saved, **judged, "timesteps": tuple(saved["timesteps"])}
     return BudgetResult(**fields)
 
 
-def halves(features: ArrayLike, reference: Reference) -> tuple[Estimate, Estimate]:
-    """The kernel distance of the images of even and of odd seeds, whose features (N, d) are those of the seeds 0, 1, 2 and so on.
+def best_of(results: Iterable[BudgetResult]) -> BudgetResult:
+    """The result of the least kernel distance.
 
-    Raises:
-        ValueError: fewer than 10 images.
-    """
-    x = as_features(features, len(reference.statistics.mean))
-    if len(x) < 10:
-        raise ValueError(f"two halves of at least 5 images each are needed, got {len(x)} images")
-    weights = bootstrap_weights(range(len(x)))
-    even, odd = (estimate_kernel(x[first::2], reference.kernel, weights[:, first::2]) for first in (0, 1))
-    return even, odd
-
-
-def best_of(results: Sequence[BudgetResult]) -> tuple[BudgetResult, Estimate]:
-    """The result of the least kernel distance, and what it comes to where the choice has not seen the images that judge it.
-
-    The least of several estimates is too low: part of what makes it the least is chance. So what the even seeds choose is judged by
-    the odd ones, and the other way round; the estimate is the mean of both.
+    The least of several estimates is too low: part of what makes it the least is chance. What it is worth must be read from images
+    that did not choose it, ``fresh``.
 
     Raises:
         ValueError: no results.
     """
-    if not results:
-        raise ValueError("there must be at least one result to choose from")
-    by_even, by_odd = (min(results, key=lambda r: r.halves[half].value) for half in (0, 1))
-    pairs = zip(by_even.halves[1].replicates, by_odd.halves[0].replicates, strict=True)
-    value = (by_even.halves[1].value + by_odd.halves[0].value) / 2
-    return min(results, key=lambda r: r.quality.kernel.value), Estimate(value, tuple((a + b) / 2 for a, b in pairs))
+    return min(results, key=lambda r: r.quality.kernel.value)
 
 
-def best_at_calls(results: Sequence[BudgetResult]) -> list[tuple[BudgetResult, Estimate]]:
+def best_at_calls(results: Iterable[BudgetResult]) -> list[BudgetResult]:
     """:func:`best_of` of every number of calls, ascending."""
-    return [best_of([r for r in results if r.calls == calls]) for calls in sorted({r.calls for r in results})]
+    ordered = sorted(results, key=lambda r: r.calls)
+    return [best_of(some) for _, some in itertools.groupby(ordered, lambda r: r.calls)]
 
 
-def budget_findings(study: BudgetStudy, references: Mapping[str, Quality]) -> list[str]:
-    """What the figures say, in sentences.
+def finalists(results: Sequence[BudgetResult]) -> list[BudgetResult]:
+    """What is to be judged by fresh images: the best of each number of calls; of named spacings alone; and both without noise.
 
-    Args:
-        study: the results.
-        references: what the best of each budget is held against, by its name.
+    Where one alone has so many calls, nothing was chosen.
     """
-    said = []
-    for best, distance in best_at_calls(study.results):
-        low, high = distance.interval()
-        beside = [f"{_word(distance - _comparable(other, best).kernel)} {name}" for name, other in references.items()]
-        said.append(
-            f"At {best.calls} calls the best is {best.label}: kernel distance {distance.value:.3g} ({low:.3g} to {high:.3g}), "
-            "by images that did not choose it" + (f"; {', '.join(beside)}" if beside else "") + _frechet(best, references) + "."
-        )
-    return [*said, *searched_findings(study), *_foretold(study)]
-
-
-def _foretold(study: BudgetStudy) -> list[str]:
-    """How well the error on normal data foretells the order at equal calls."""
-    shown = []
-    for calls in study.budgets:
-        known = [(r.predicted, r.quality.kernel.value) for r in study.at(calls) if r.predicted is not None]
-        if len(known) >= FEWEST_RANKED:
-            shown.append(f"{rank_correlation(*zip(*known, strict=True)):.2f} at {calls} calls ({len(known)} results)")
-    start = (
-        "Predicted without a model call, from the real images' mean and covariance: rank correlation with the measured distances"
-    )
-    return [f"{start} {', '.join(shown)}."] if shown else []
-
-
-def _frechet(best: BudgetResult, references: Mapping[str, Quality]) -> str:
-    """The Fréchet distance beside those of as many images; nothing where there are none."""
-    alike = {name: other for name, other in references.items() if other.count == best.quality.count}
-    beside = [
-        f"{_word(difference(best.quality, other, 'frechet'))} {name} ({other.frechet.value:.3g})" for name, other in alike.items()
-    ]
-    return f"; Fréchet distance, by all images, {best.quality.frechet.value:.3g}, {', '.join(beside)}" if beside else ""
-
-
-def _comparable(reference: Quality, best: BudgetResult) -> Quality:
-    reference.label.check(best.quality.label)
-    return reference
-
-
-def _word(apart: Estimate) -> str:
-    return "no different from" if apart.is_zero else "worse than" if apart.value > 0 else "better than"
-
-
-def searched_findings(study: BudgetStudy) -> list[str]:
-    """Of each kind of searched list, where it is clearly better or worse than every named spacing of the same sampler."""
-    said = []
-    for kind in SEARCHED:
-        groups: dict[str, list[str]] = {
-            "better than every named spacing judged for": [],
-            "no clear difference for": [],
-            "worse than one for": [],
-        }
-        for r in (r for r in study.results if r.spacing == kind):
-            named = [o for o in study.results if (o.sampler, o.calls) == (r.sampler, r.calls) and o.spacing not in SEARCHED]
-            if named:
-                ends = [difference(r.quality, o.quality).interval() for o in named]
-                place = 0 if all(high < 0 for _, high in ends) else 2 if any(low > 0 for low, _ in ends) else 1
-                groups[list(groups)[place]].append(f"{r.sampler}-{r.calls}")
-        groups["nothing gained in the search for"] = [
-            f"{found.sampler}-{found.calls}" for found in study.lists if found.objective == kind and not found.gained
-        ]
-        parts = [f"{what} {', '.join(names)}" for what, names in groups.items() if names]
-        if parts:
-            said.append(f"Lists searched by the {kind} objective: {'; '.join(parts)}.")
-    return said
+    every = Counter(r.calls for r in results)
+    whole = [r for r in results if every[r.calls] > 1]
+    plain = [r for r in whole if not r.draws_another]
+    named = ([r for r in some if r.spacing not in SEARCHED] for some in (whole, plain))
+    best = [r for some in (whole, plain, *named) for r in best_at_calls(some)]
+    return list({r.label: r for r in best}.values())

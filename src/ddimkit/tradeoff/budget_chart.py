@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddimkit.quality.measure import Quality
 from ddimkit.tradeoff.budget import SEARCHED, BudgetResult, BudgetStudy
 from ddimkit.tradeoff.figures import BASE, COLOURS, new_panels, save_figure, whiskers
 
@@ -17,32 +17,36 @@ if TYPE_CHECKING:
 __all__ = ["draw_budget"]
 
 _COLUMNS = 3
+_MARGIN, _ABOVE = 1.8, 10  # room beside the lines for the references' names, and above them for a legend
 _MARKS = "os^Dvph*"
 _TRAILING = "trailing"
 
 
-def draw_budget(study: BudgetStudy, path: Path, references: Mapping[str, Quality]) -> Path:
+def draw_budget(study: BudgetStudy, path: Path) -> Path:
     """Kernel distance against model calls: a panel for each sampler with several lists, and one of all samplers over trailing.
+
+    The study's references are bands of their 95 % intervals.
 
     Args:
         study: the results.
         path: of the picture.
-        references: drawn as bands of their 95 % intervals, by their name.
 
     Returns:
         the path.
     """
-    samplers = list(dict.fromkeys(r.sampler for r in study.results))
-    several = [name for name in samplers if len({r.spacing for r in study.results if r.sampler == name}) > 1]
+    results, references = [r for r in study.results if r.calls in study.budgets], study.references
+    samplers = list(dict.fromkeys(r.sampler for r in results))
+    several = [name for name in samplers if len({r.spacing for r in results if r.sampler == name}) > 1]
     columns = min(_COLUMNS, len(several) + 1)
     rows = -(-(len(several) + 1) // columns)
     figure, panels = new_panels(4.2 * columns, 3.5 * rows, columns, rows)
-    trailing = {name: _line(study.results, name, _TRAILING) for name in samplers}
+    trailing = {name: _line(results, name, _TRAILING) for name in samplers}
     _draw(panels[0], "every sampler, trailing", trailing, references)
-    panels[0].legend(frameon=False, fontsize=7, loc="lower right")
-    spacings = sorted({r.spacing for r in study.results}, key=_order)
+    panels[0].legend(frameon=False, fontsize=7, loc="upper right", ncols=2)
+    panels[0].set_ylim(top=panels[0].get_ylim()[1] * _ABOVE)
+    spacings = sorted({r.spacing for r in results}, key=_order)
     for axes, name in zip(panels[1:], several, strict=False):
-        _draw(axes, name, {spacing: _line(study.results, name, spacing) for spacing in spacings}, references)
+        _draw(axes, name, {spacing: _line(results, name, spacing) for spacing in spacings}, references)
     for axes in panels[len(several) + 1 :]:
         axes.set_axis_off()
     _legend(figure, panels, spacings)
@@ -67,7 +71,7 @@ def _line(results: Iterable[BudgetResult], sampler: str, spacing: str) -> list[B
     return sorted((r for r in results if (r.sampler, r.spacing) == (sampler, spacing)), key=lambda r: r.calls)
 
 
-def _draw(axes: Axes, title: str, lines: Mapping[str, Sequence[BudgetResult]], references: Mapping[str, Quality]) -> None:
+def _draw(axes: Axes, title: str, lines: Mapping[str, Sequence[BudgetResult]], references: Mapping[str, BudgetResult]) -> None:
     shown = {name: line for name, line in lines.items() if line}
     for i, (name, line) in enumerate(lines.items()):
         if not line:
@@ -81,14 +85,15 @@ def _draw(axes: Axes, title: str, lines: Mapping[str, Sequence[BudgetResult]], r
         axes.errorbar(
             places, [e.value for e in known], yerr=reach, fmt=mark + style, color=colour, capsize=2, lw=1, ms=3.5, label=name
         )
-    for i, (name, quality) in enumerate(references.items()):
-        low, high = quality.kernel.interval()
+    for i, (name, kernel) in enumerate((name, r.quality.kernel) for name, r in references.items()):
+        low, high = kernel.interval()
         axes.axhspan(low, high, color=BASE, alpha=0.12, lw=0)
         place, side = ((0.99, "right"), (0.01, "left"))[i % 2]  # by turns, for some are nearly equal
-        axes.annotate(name, (place, quality.kernel.value), xycoords=("axes fraction", "data"), ha=side, fontsize=7, color=BASE)
+        axes.annotate(name, (place, kernel.value), xycoords=("axes fraction", "data"), ha=side, fontsize=7, color=BASE)
     calls = sorted({r.calls for line in shown.values() for r in line})
     axes.set_title(title, fontsize=9)
     axes.set_xscale("log")
+    axes.set_xlim(calls[0] / _MARGIN, calls[-1] * _MARGIN)
     axes.set_xticks(calls, [str(n) for n in calls])
     axes.minorticks_off()
     _value_axis(axes, [r for line in shown.values() for r in line])
@@ -99,8 +104,12 @@ def _draw(axes: Axes, title: str, lines: Mapping[str, Sequence[BudgetResult]], r
 def _value_axis(axes: Axes, shown: Sequence[BudgetResult]) -> None:
     """Logarithmic; linear near 0 where an interval holds it."""
     intervals = [r.quality.kernel.interval() for r in shown]
-    low = min(one for one, _ in intervals)
+    low, high = min(one for one, _ in intervals), max(other for _, other in intervals)
+    narrowest = min(other - one for one, other in intervals) / 2
+    linear = 10.0 ** round(math.log10(max(1e-6, narrowest)))  # where there is a tick, so that none are close to 0
     if low > 0:
         axes.set_yscale("log")
-        return
-    axes.set_yscale("symlog", linthresh=max(1e-6, min(high - low for low, high in intervals) / 2))
+        axes.set_ylim(low / 2, high * 2)
+    else:
+        axes.set_yscale("symlog", linthresh=linear)
+        axes.set_ylim(1.5 * min(low, -linear), high * 2)

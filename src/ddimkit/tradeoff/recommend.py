@@ -196,9 +196,9 @@ class Scale:
         """The steps and their share for safety, rounded up."""
         return math.ceil(round(steps * (1 + self.buffer), 9))
 
-    def kept(self, here: Estimate) -> Estimate:
-        """The share of the baseline's quality that a distance keeps, each replicate beside the baseline's own."""
-        base = self.base.estimate(self.distance)
+    def kept(self, quality: Quality) -> Estimate:
+        """The share of the baseline's quality that is kept, each replicate beside the baseline's own."""
+        here, base = quality.estimate(self.distance), self.base.estimate(self.distance)
         floor, margin = self.floor.estimate(self.distance).value, self.margin
         pairs = zip((here.value, *here.replicates), (base.value, *base.replicates), strict=True)
         value, *replicates = (quality_kept(distance, baseline, floor, margin) for distance, baseline in pairs)
@@ -206,16 +206,11 @@ class Scale:
 
     def verdict(self, label: str, steps: int, quality: Quality) -> Verdict:
         """One configuration beside the baseline."""
-        difference(quality, self.base, self.distance)  # or the error of what cannot be compared
-        return self.verdict_of(label, steps, quality.estimate(self.distance))
-
-    def verdict_of(self, label: str, steps: int, here: Estimate) -> Verdict:
-        """The same of a distance."""
-        excess = here - self.base.estimate(self.distance)
+        excess = difference(quality, self.base, self.distance)
         low, high = excess.interval()
         verdict: Literal["within", "worse", "cannot tell"]
         verdict = "within" if high <= self.allowed else "worse" if low > self.allowed else "cannot tell"
-        kept = self.kept(here)
+        kept = self.kept(quality)
         return Verdict(label, steps, excess.value, (low, high), verdict, kept.value, kept.interval())
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ddimkit.models.bundle import ModelBundle
-from ddimkit.quality.measure import Quality
 from ddimkit.samplers import DDPMSampler
 from ddimkit.tradeoff.budget import BudgetStudy
 from ddimkit.tradeoff.results import TradeoffCurve
 
-__all__ = ["budget_references", "find_budget_study", "find_study", "identity"]
+__all__ = ["find_budget_study", "find_study", "identity"]
 
 _BUDGET = ".budget.json"
 _FOLDER = Path(__file__).parent / "data"
@@ -40,15 +39,6 @@ def find_budget_study(bundle: ModelBundle) -> BudgetStudy | None:
     """The study of samplers and timestep lists for a model's very weights; None if there is none."""
     wanted = identity(bundle)
     return next((study for study in _budget_studies() if wanted["weights_sha256"] and dict(study.model) == wanted), None)
-
-
-def budget_references(study: BudgetStudy, bundle: ModelBundle) -> dict[str, Quality]:
-    """What few calls are held against, by its name: DDIM over trailing at 50 and 100 calls, and the model's own baseline."""
-    known = {f"DDIM-{calls}": study.find("ddim", calls) for calls in (50, 100)}
-    found, curve = {name: r.quality for name, r in known.items() if r is not None}, find_study(bundle)
-    if curve is not None and curve.baseline.quality is not None:
-        found[curve.baseline.label] = curve.baseline.quality
-    return found
 
 
 @cache
