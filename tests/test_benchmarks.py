@@ -16,6 +16,7 @@ import speed_page
 from _contest import Contender, Contest, Exponent, Ratio, contest
 from _kernels import Traffic, kind_of, time_by_kind
 from _networks import network, same_weights, tuned
+from ddimkit import DDIMSampler, NoiseSchedule
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("sampler_overhead", "unet_forward", "end_to_end", "scaling", "roofline")
@@ -255,8 +256,9 @@ def test_precision_compares_the_same_seeds_and_is_shown(rehearse: Callable[[str]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_networks_that_differ_are_not_timed() -> None:
+def test_networks_that_differ_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("diffusers", reason="diffusers is not installed: it is in the dependency group bench")
+    import end_to_end
     from end_to_end import check_agreement as check_images
     from unet_forward import check_agreement, distances, networks
 
@@ -268,11 +270,15 @@ def test_networks_that_differ_are_not_timed() -> None:
         assert torch.equal(tuned(theirs, fused=True)(x, t).sample, found["diffusers, channels_last, fused"](x, t))
     check_agreement(distances(found, wanted, x, t, "float32"))
     assert check_images(theirs, ours, tuple(x.shape), x.device) < 1e-4
+    with monkeypatch.context() as patch:
+        patch.setattr(end_to_end, "ddim", lambda steps: DDIMSampler(NoiseSchedule.linear(), steps, spacing="leading"))
+        with pytest.raises(AssertionError, match="the pipeline's images differ from ours"):
+            check_images(theirs, ours, tuple(x.shape), x.device)
     with torch.no_grad():
         ours.conv_out.bias += 1e-2
     with pytest.raises(AssertionError, match="ours differs from diffusers by"):
         check_agreement(distances(found, wanted, x, t, "float32"))
-    with pytest.raises(AssertionError, match="the pipeline's images differ from ours"):
+    with pytest.raises(AssertionError, match="ours differs from diffusers by"):
         check_images(theirs, ours, tuple(x.shape), x.device)
 
 
