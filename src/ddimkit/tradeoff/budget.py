@@ -122,7 +122,7 @@ class BudgetStudy:
 
     @property
     def references(self) -> dict[str, BudgetResult]:
-        """What few calls are held against: DDIM over trailing at 50 and 100 calls, and DDPM at 1000, where they are known."""
+        """DDIM over trailing at 50 and 100 calls and DDPM at 1000, where they are known, as what few calls are held against."""
         known = {name: self.find(*which) for name, which in _REFERENCES.items()}
         return {name: r for name, r in known.items() if r is not None}
 
