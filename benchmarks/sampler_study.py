@@ -36,7 +36,7 @@ from ddimkit.quality import Quality, Yardstick, same_seed_share
 from ddimkit.samplers.named import MAKERS
 from ddimkit.timesteps import Spacing
 from ddimkit.tradeoff import studies
-from ddimkit.tradeoff.budget import SEARCHED, BudgetResult, BudgetStudy, SearchedList, finalists
+from ddimkit.tradeoff.budget import REFERENCES, SEARCHED, BudgetResult, BudgetStudy, SearchedList, finalists
 from ddimkit.tradeoff.budget_chart import draw_budget
 from ddimkit.tradeoff.budget_findings import budget_findings
 from ddimkit.tradeoff.judging import Drawn, draw
@@ -46,8 +46,7 @@ from ddimkit.tradeoff.timing import describe_machine, versions
 SAMPLERS = ("ddim", "dpm-2m", "dpm-3m", "unipc-2", "unipc-3")
 NOISY = ("ddpm", "dpm-2m-sde", "dpm-3m-sde")
 SPACINGS = get_args(Spacing)
-FINEST = ("ddim", 100, "trailing")
-REFERENCES = ("ddim", 50, "trailing"), FINEST, ("ddpm", 1000, "trailing")
+FINEST = ("ddim", 100)
 FEW = 10  # calls above which fewer images suffice, and of samplers with noise the trailing spacing
 NETWORK_SEEDS, FINE = (range(20_000, 20_048), range(21_000, 21_096)), 200
 QUALITY_SEEDS = range(22_000, 22_256), range(23_000, 23_512)
@@ -144,7 +143,7 @@ class Walk:
     @property
     def is_reference(self) -> bool:
         """Whether others are held against it."""
-        return (self.name, self.calls, self.spacing) in REFERENCES
+        return (self.name, self.calls) in REFERENCES and self.spacing == "trailing"
 
     @property
     def file(self) -> str:
@@ -171,22 +170,25 @@ class Judging:
 
     def all_of(self, walks: Sequence[Walk]) -> list[BudgetResult]:
         """Every walk, what was chosen by fresh images too; what is not whole is left out."""
-        judged = [(walk, r) for walk in tqdm(walks, unit="configuration") if (r := self.first(walk)) is not None]
-        results = beside([r for _, r in judged], [self.drawn(walk, r.quality.count).images.numpy() for walk, r in judged])
+        whole, results, images = list[Walk](), list[BudgetResult](), list[NDArray[np.uint8]]()
+        for walk in tqdm(walks, unit="configuration"):
+            count = self.arguments.samples if walk.calls <= FEW or walk.is_reference else self.arguments.long
+            drawn = self.drawn(walk, count)
+            if len(drawn) == count:
+                whole.append(walk)
+                results.append(self.first(walk, drawn))
+                images.append(drawn.images.numpy())
+        results = beside(results, images)
         chosen = {r.label for r in finalists(results)}
-        pairs = tqdm([(walk, r) for (walk, _), r in zip(judged, results, strict=True)], unit="configuration")
+        pairs = tqdm(list(zip(whole, results, strict=True)), unit="configuration")
         return [replace(r, fresh=self.fresh(walk, r, chosen=r.label in chosen)) for walk, r in pairs]
 
-    def first(self, walk: Walk) -> BudgetResult | None:
+    def first(self, walk: Walk, drawn: Drawn) -> BudgetResult:
         """What the first images say of a walk, and what was to be expected of it."""
-        few = walk.calls <= FEW or walk.is_reference
-        count, pixels = self.arguments.samples if few else self.arguments.long, self.yardstick.pixels
-        drawn = self.drawn(walk, count)
-        if len(drawn) < count:
-            return None
-        quality = self.yardstick.judge_features(drawn.features.numpy(), range(count)).distances_only()
-        predicted = None if pixels is None else error_of(walk.sampler.coefficients.plan, pixels, walk.sampler.schedule).frechet
-        return BudgetResult(walk.name, walk.calls, walk.spacing, tuple(walk.sampler.timesteps), quality, predicted=predicted)
+        quality = self.yardstick.judge_features(drawn.features.numpy(), range(len(drawn))).distances_only()
+        sampler, pixels = walk.sampler, self.yardstick.pixels
+        predicted = None if pixels is None else error_of(sampler.coefficients.plan, pixels, sampler.schedule).frechet
+        return BudgetResult(walk.name, walk.calls, walk.spacing, tuple(sampler.timesteps), quality, predicted=predicted)
 
     def fresh(self, walk: Walk, r: BudgetResult, *, chosen: bool) -> Quality | None:
         """What other images say of what was chosen; of a reference, which nothing chose, any do."""
@@ -223,7 +225,7 @@ def walks_of(bundle: ModelBundle, lists: Sequence[SearchedList], arguments: argp
         for spacing in (SPACINGS if name in SAMPLERS or calls <= FEW else ("trailing",))
     }
     most = bundle.schedule.num_timesteps
-    wanted |= {reference for reference in REFERENCES if reference[0] in arguments.samplers and reference[1] <= most}
+    wanted |= {(name, calls, "trailing") for name, calls in REFERENCES if name in arguments.samplers and calls <= most}
     walks = [Walk(*which, make(bundle, which[0], steps=which[1], spacing=which[2])) for which in sorted(wanted)]
     walks = [walk for walk in walks if walk.sampler.nfe == walk.calls]
     walks += [Walk(x.sampler, x.calls, x.objective, make(bundle, x.sampler, timesteps=x.timesteps)) for x in lists if x.gained]
@@ -232,7 +234,7 @@ def walks_of(bundle: ModelBundle, lists: Sequence[SearchedList], arguments: argp
 
 def beside(results: list[BudgetResult], images: list[NDArray[np.uint8]]) -> list[BudgetResult]:
     """The results with how far their images are from the finest run's; as they are where those were not drawn."""
-    finest = [part for r, part in zip(results, images, strict=True) if (r.sampler, r.calls, r.spacing) == FINEST]
+    finest = [part for r, part in zip(results, images, strict=True) if (r.sampler, r.calls, r.spacing) == (*FINEST, "trailing")]
     if not finest:
         return results
     shares = [same_seed_share(part / 127.5 - 1, finest[0][: len(part)] / 127.5 - 1) for part in images]

@@ -6,12 +6,11 @@ from pathlib import Path
 
 from ddimkit import ModelBundle, load_pretrained
 from ddimkit.published import published_hashes
-from ddimkit.quality import Quality
 from ddimkit.tradeoff.budget import SEARCHED, BudgetStudy
 from ddimkit.tradeoff.budget_findings import budget_findings
 from ddimkit.tradeoff.findings import lines, refining
 from ddimkit.tradeoff.presets import Choice, choices
-from ddimkit.tradeoff.quality_findings import quality_findings
+from ddimkit.tradeoff.quality_findings import figure_with_interval, quality_findings
 from ddimkit.tradeoff.recommend import recommend
 from ddimkit.tradeoff.report import QUALITY_COLUMNS, quality_cells
 from ddimkit.tradeoff.results import TradeoffCurve
@@ -88,15 +87,8 @@ def _best(study: BudgetStudy) -> list[Sequence[str]]:
     rows = []
     for best in study.best():
         times = best.spacing if best.spacing not in SEARCHED else f"{best.spacing}: {', '.join(map(str, best.timesteps))}"
-        rows.append((str(best.calls), best.sampler, times, _kernel(best.fresh)))
+        rows.append((str(best.calls), best.sampler, times, figure_with_interval(best.fresh)))
     return rows
-
-
-def _kernel(quality: Quality | None) -> str:
-    if quality is None:
-        return "–"
-    low, high = quality.kernel.interval()
-    return f"{quality.kernel.value:.4f} ({low:.4f} to {high:.4f})"
 
 
 def _lists(study: BudgetStudy) -> list[Sequence[str]]:

@@ -88,32 +88,8 @@ def test_precision_on_cuda_is_what_the_gpu_computes_in(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert acceleration._precision(None, torch.device("cuda"), compiled_convolutions=False)[0] == precision
-    assert acceleration._precision("float16", torch.device("cuda"), compiled_convolutions=True)[0] == "float16"
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "there", "precision"),
-    [
-        ({"avx512_bf16": True, "amx_bf16": False}, True, "bfloat16"),
-        ({"avx512_bf16": False, "amx_bf16": True}, True, "bfloat16"),
-        ({"avx512_bf16": False, "amx_bf16": False}, True, "float32"),
-        ({"avx512_bf16": True}, False, "float32"),
-        ({}, True, "float32"),
-    ],
-)
-def test_precision_on_a_cpu_is_what_it_computes_in_once_compiled(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], there: bool, precision: str
-) -> None:
-    monkeypatch.setattr(torch, "compile", lambda module: module)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    monkeypatch.setattr(acceleration, "has_compiler", lambda device: there)
-    assert accelerate(model()).choices.precision == precision
-    assert accelerate(model(), compile=False).choices.precision == "float32"
-    assert accelerate(model(), precision="float32").choices.precision == "float32"
-    assert accelerate(nn.Linear(4, 4)).choices.precision == "float32"
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert accelerate(model()).choices.precision == "float32"
+    assert acceleration._precision(None, torch.device("cuda"))[0] == precision
+    assert acceleration._precision("float16", torch.device("cuda"))[0] == "float16"
 
 
 @pytest.mark.parametrize(
@@ -185,4 +161,4 @@ def test_weights_are_the_same_to_a_bundle_half_precision_is_not() -> None:
 def test_compiled_it_gives_the_same_to_rounding() -> None:
     given, x = model(), normal(*SHAPE)
     expected = given(x, T)
-    torch.testing.assert_close(accelerate(given, precision="float32", compile=True)(x, T), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(accelerate(given, compile=True)(x, T), expected, rtol=1e-5, atol=1e-6)

@@ -49,8 +49,8 @@ def test_a_study_is_shown_with_its_scale_curve_and_presets(known: Path) -> None:
 
 def test_the_best_of_each_budget_is_shown_with_what_the_search_found(known: Path) -> None:
     text = study_page.budget_page("toy")
-    assert "| 5 | dpm-2m | network: 9, 7, 5, 3, 1 | 1.5000 (" in text
-    assert "| 10 | ddim | trailing | 2.0000 (" in text
+    assert "| 5 | dpm-2m | network: 9, 7, 5, 3, 1 | 1.5 (" in text
+    assert "| 10 | ddim | trailing | 2 (" in text
     assert "| dpm-2m | 5 | network | 9, 7, 5, 3, 1 | 0.1 against 0.2 |" in text
     assert "- At 10 calls the best is ddim-10 trailing" in text
     for end in ("other real images (floor)", "DDPM-1000", "noise"):

@@ -5,7 +5,7 @@ compilation change results by rounding. Half precision keeps 8 or 11 bits; what 
 ``benchmarks/precision.py``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -85,8 +85,7 @@ def accelerate(
     Args:
         model: ``model(x, t)``, a module.
         device: where; default: where the model is.
-        precision: default: bfloat16 on a CUDA device that computes in it, and for compiled convolutions on a CPU that does (AVX-512
-            BF16 or AMX); float32 elsewhere.
+        precision: default: bfloat16 on a CUDA device that computes in it, float32 elsewhere.
         channels_last: default: whether it has two-dimensional convolutions.
         compile: default: whether there is a compiler for the device. Compiling takes a minute, once for every shape or two.
 
@@ -100,7 +99,7 @@ def accelerate(
     >>> from ddimkit import accelerate, load_pretrained
     >>> print(accelerate(load_pretrained("mnist").model, compile=False).choices)
     cpu, float32, channels last, not compiled
-    - float32, since half precision is no sure gain here
+    - float32, since half precision is no sure gain on cpu
     - channels last, since the model has two-dimensional convolutions
     - not compiled, as asked for
     """
@@ -108,9 +107,9 @@ def accelerate(
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     first = next(model.parameters(), torch.empty(0))
     where = first.device if device is None else check_device(device)
+    chosen_precision, why_precision = _precision(precision, where)
     layout, why_layout = _layout(channels_last, model)
     compiled, why_compiled = _compile(compile, where)
-    chosen_precision, why_precision = _precision(precision, where, compiled_convolutions=compiled and layout)
     if device is not None:
         model.to(where)
     if layout:
@@ -118,25 +117,14 @@ def accelerate(
     return Accelerated(model, Choices(where, chosen_precision, layout, compiled, (why_precision, why_layout, why_compiled)))
 
 
-def _precision(asked: Precision | None, device: torch.device, *, compiled_convolutions: bool) -> tuple[Precision, str]:
+def _precision(asked: Precision | None, device: torch.device) -> tuple[Precision, str]:
     if asked is not None:
         if asked not in get_args(Precision):
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {asked!r}")
         return asked, f"{asked}, as asked for"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         return "bfloat16", "bfloat16, which this GPU multiplies several times faster than float32"
-    if device.type == "cpu" and compiled_convolutions and _cpu_computes_in_bfloat16():
-        return (
-            "bfloat16",
-            "bfloat16, which this processor multiplies faster than float32: worth it for batches, hardly for one sample",
-        )
-    return "float32", "float32, since half precision is no sure gain here"
-
-
-def _cpu_computes_in_bfloat16() -> bool:
-    """Whether the processor has AVX-512 BF16 or AMX, by torch's word; False where torch is too old to say."""
-    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
+    return "float32", f"float32, since half precision is no sure gain on {device.type}"
 
 
 def _layout(asked: bool | None, model: nn.Module) -> tuple[bool, str]:

@@ -64,7 +64,7 @@ class Gaussian:
         """Plain JSON values; ``Gaussian(**saved)`` reads them."""
         return {name: _numbers(getattr(self, name)).tolist() for name in ("mean", "spectrum", "count")}
 
-    def binned(self, bins: int = 64) -> "Gaussian":
+    def binned(self, bins: int) -> "Gaussian":
         """Nearly the same in fewer entries: eigenvalues of like size are one, which stands for all of them.
 
         Both parts of a plan's error are kept but for the spread of the eigenvalues within a bin: it is proportional to the mean's

@@ -236,8 +236,7 @@ class NetworkObjective:
 
     def _apart(self, sampler: PlanSampler, *, unseen: bool) -> FloatArray:
         """(N,): the root mean square difference from the fine image of the same seed; squares would let the few furthest decide."""
-        plan = sampler.plan()
-        if plan.c_max is not None or (plan.c > 0).any():
+        if sampler.coefficients.plan.adds_noise:
             raise ValueError("a sampler that adds noise draws another image at every number of steps: search with eta=0")
         steps = min(self.fine_steps, sampler.schedule.num_timesteps)
         fine = replace(sampler, steps=steps, timesteps=(), spacing="trailing")

@@ -71,6 +71,11 @@ class Plan:
         for name, field in (("t", t), ("t_next", t_next), *arrays.items()):
             object.__setattr__(self, name, field)
 
+    @property
+    def adds_noise(self) -> bool:
+        """Whether any row does."""
+        return bool(self.c.any())
+
     def __len__(self) -> int:
         """S, the number of rows and of model calls."""
         return len(self.t)

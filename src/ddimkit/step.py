@@ -91,7 +91,7 @@ class Coefficients:
             "learned": plan.c_max is not None,
             "depth": int(plan.b.shape[1]) - 1,
             "needs": int(np.flatnonzero(plan.b.any(axis=0)).max(initial=0)),
-            "noisy": bool(plan.c.any()),
+            "noisy": plan.adds_noise,
         }
         for name, value in made.items():
             object.__setattr__(self, name, value)

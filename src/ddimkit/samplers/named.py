@@ -1,6 +1,7 @@
 """Samplers by short names: functions of a schedule and keywords, for sweeps, presets and the command line."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from ddimkit.samplers.ddim import DDIMSampler
@@ -62,9 +63,10 @@ def unipc_3(schedule: NoiseSchedule, **settings: Any) -> UniPCSampler:
     return UniPCSampler(schedule, order=3, **settings)
 
 
+@cache
 def adds_noise(make: SamplerMaker, **settings: Any) -> bool:
     """Whether such samplers add noise on the way."""
-    return bool((make(NoiseSchedule.linear(), steps=2, **settings).plan().c > 0).any())
+    return make(NoiseSchedule.linear(), steps=2, **settings).plan().adds_noise
 
 
 MAKERS: dict[str, SamplerMaker] = {

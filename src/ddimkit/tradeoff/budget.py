@@ -13,10 +13,11 @@ from ddimkit.quality.measure import Quality
 from ddimkit.samplers.named import MAKERS, adds_noise
 from ddimkit.tradeoff.findings import SAME
 
-__all__ = ["SEARCHED", "BudgetResult", "BudgetStudy", "SearchedList", "best_at_calls", "best_of", "finalists"]
+__all__ = ["REFERENCES", "SEARCHED", "BudgetResult", "BudgetStudy", "SearchedList", "best_at_calls", "finalists"]
 
 _SCHEMA = 2
-_REFERENCES = {"DDIM-50": ("ddim", 50), "DDIM-100": ("ddim", 100), "DDPM-1000": ("ddpm", 1000)}
+REFERENCES = ("ddim", 50), ("ddim", 100), ("ddpm", 1000)
+"""Samplers and model calls, over trailing, that few calls are held against."""
 SEARCHED = ("gaussian", "network", "quality")
 """What the spacing of a searched list is called, after the objective of its search."""
 
@@ -122,8 +123,8 @@ class BudgetStudy:
 
     @property
     def references(self) -> dict[str, BudgetResult]:
-        """DDIM over trailing at 50 and 100 calls and DDPM at 1000, where they are known, as what few calls are held against."""
-        known = {name: self.find(*which) for name, which in _REFERENCES.items()}
+        """Those of :data:`REFERENCES` that are known, by names as DDIM-50."""
+        known = {f"{sampler.upper()}-{calls}": self.find(sampler, calls) for sampler, calls in REFERENCES}
         return {name: r for name, r in known.items() if r is not None}
 
     def best(self) -> list[BudgetResult]:
@@ -162,22 +163,14 @@ def _result(saved: Mapping[str, Any]) -> BudgetResult:
     return BudgetResult(**fields)
 
 
-def best_of(results: Iterable[BudgetResult]) -> BudgetResult:
-    """The result of the least kernel distance.
+def best_at_calls(results: Iterable[BudgetResult]) -> list[BudgetResult]:
+    """Of every number of calls, ascending, the result of the least kernel distance.
 
     The least of several estimates is too low: part of what makes it the least is chance. What it is worth must be read from images
     that did not choose it, ``fresh``.
-
-    Raises:
-        ValueError: no results.
     """
-    return min(results, key=lambda r: r.quality.kernel.value)
-
-
-def best_at_calls(results: Iterable[BudgetResult]) -> list[BudgetResult]:
-    """:func:`best_of` of every number of calls, ascending."""
-    ordered = sorted(results, key=lambda r: r.calls)
-    return [best_of(some) for _, some in itertools.groupby(ordered, lambda r: r.calls)]
+    ordered = sorted(results, key=lambda r: (r.calls, r.quality.kernel.value))
+    return [next(some) for _, some in itertools.groupby(ordered, lambda r: r.calls)]
 
 
 def finalists(results: Sequence[BudgetResult]) -> list[BudgetResult]:

@@ -1,15 +1,19 @@
 """What a study of budgets says, in sentences computed from its numbers; every one can come out either way."""
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from ddimkit.quality.estimate import Estimate
-from ddimkit.quality.measure import Distance, Quality, difference
+from ddimkit.quality.measure import difference
 from ddimkit.tradeoff.budget import SEARCHED, BudgetResult, BudgetStudy
-from ddimkit.tradeoff.quality_findings import FEWEST_RANKED, rank_correlation
+from ddimkit.tradeoff.quality_findings import FEWEST_RANKED, figure_with_interval, rank_correlation
 
 __all__ = ["budget_findings"]
+
+_BETTER, _EQUAL = "better than every named spacing judged for", "no clear difference for"
+_WORSE, _NOTHING = "worse than one of them for", "nothing gained in the search for"
+_Pair = tuple[float, float]
 
 
 def budget_findings(study: BudgetStudy) -> list[str]:
@@ -20,25 +24,18 @@ def budget_findings(study: BudgetStudy) -> list[str]:
 
 def _best(best: BudgetResult, study: BudgetStudy) -> str:
     """What fresh images say of it, beside the references."""
-    said = f"At {best.calls} calls the best is {best.label}"
-    if best.fresh is None:
+    said, fresh = f"At {best.calls} calls the best is {best.label}", best.fresh
+    if fresh is None:
         return f"{said}, which no other images than those that chose it have judged."
     others = {name: other.fresh or other.quality for name, other in study.references.items() if other is not best}
-    kernel = [f", {_beside(best.fresh, other, 'kernel')} {name}" for name, other in others.items()]
-    frechet = [
-        f", {_beside(best.fresh, other, 'frechet')} {name} ({other.frechet.value:.3g})"
-        for name, other in others.items()
-        if other.count == best.fresh.count
-    ]
-    low, high = best.fresh.kernel.interval()
-    said += f": kernel distance {best.fresh.kernel.value:.3g} ({low:.3g} to {high:.3g}){''.join(kernel)}"
-    if frechet:
-        said += f"; Fréchet distance {best.fresh.frechet.value:.3g}{''.join(frechet)}"
-    return f"{said}, by {best.fresh.count:,} images that did not choose it."
-
-
-def _beside(a: Quality, b: Quality, distance: Distance) -> str:
-    return _word(difference(a, b, distance))
+    alike = {name: other for name, other in others.items() if other.count == fresh.count}
+    said += f": kernel distance {figure_with_interval(fresh)}"
+    said += "".join(f", {_word(difference(fresh, other))} {name}" for name, other in others.items())
+    if alike:
+        said += f"; Fréchet distance {fresh.frechet.value:.3g}"
+    for name, other in alike.items():
+        said += f", {_word(difference(fresh, other, 'frechet'))} {name} ({other.frechet.value:.3g})"
+    return f"{said}, by {fresh.count:,} images that did not choose it."
 
 
 def _word(apart: Estimate) -> str:
@@ -47,46 +44,39 @@ def _word(apart: Estimate) -> str:
 
 def _searched(kind: str, study: BudgetStudy) -> list[str]:
     """Where a kind of searched list is clearly better or worse than the named spacings of the same sampler."""
-    groups: dict[str, list[str]] = {
-        "better than every named spacing judged for": [],
-        "no clear difference for": [],
-        "worse than one of them for": [],
-    }
-    nearer, known = 0, 0
+    groups, nearer = {what: list[str]() for what in (_BETTER, _EQUAL, _WORSE, _NOTHING)}, list[bool]()
     for r in (r for r in study.results if r.spacing == kind):
-        named = _named(o for o in study.results if (o.sampler, o.calls) == (r.sampler, r.calls))
+        named = [o for o in _named(study) if (o.sampler, o.calls) == (r.sampler, r.calls)]
         if named:
-            groups[list(groups)[_place(r, named)]].append(f"{r.sampler}-{r.calls}")
+            groups[_place(r, named)].append(f"{r.sampler}-{r.calls}")
             distances = [o.apart for o in named if o.apart is not None]
-            if distances and r.apart is not None:
-                nearer, known = nearer + (r.apart < min(distances)), known + 1
-    groups["nothing gained in the search for"] = [
-        f"{found.sampler}-{found.calls}" for found in study.lists if found.objective == kind and not found.gained
-    ]
+            nearer += [r.apart < min(distances)] if distances and r.apart is not None else []
+    groups[_NOTHING] = [f"{x.sampler}-{x.calls}" for x in study.lists if x.objective == kind and not x.gained]
     parts = [f"{what} {', '.join(names)}" for what, names in groups.items() if names]
-    if not parts:
-        return []
-    if kind == "network" and known:
-        parts.append(f"in pixels nearer than every named spacing to the images of the finest run for {nearer} of {known}")
-    return [f"Lists searched by the {kind} objective: {'; '.join(parts)}."]
+    if kind == "network" and nearer:
+        parts.append(
+            f"in pixels nearer than every named spacing to the images of the finest run for {sum(nearer)} of {len(nearer)}"
+        )
+    return [f"Lists searched by the {kind} objective: {'; '.join(parts)}."] if parts else []
 
 
-def _named(results: Iterable[BudgetResult]) -> list[BudgetResult]:
-    return [r for r in results if r.spacing not in SEARCHED]
+def _named(study: BudgetStudy) -> list[BudgetResult]:
+    return [r for r in study.results if r.spacing not in SEARCHED]
 
 
-def _place(r: BudgetResult, named: Sequence[BudgetResult]) -> int:
-    """0 where a list is clearly better than every named spacing, 2 where it is clearly worse than one."""
+def _place(r: BudgetResult, named: Sequence[BudgetResult]) -> str:
     ends = [difference(r.quality, o.quality).interval() for o in named]
-    return 0 if all(high < 0 for _, high in ends) else 2 if any(low > 0 for low, _ in ends) else 1
+    return _BETTER if all(high < 0 for _, high in ends) else _WORSE if any(low > 0 for low, _ in ends) else _EQUAL
 
 
 def _foretold(study: BudgetStudy) -> list[str]:
     """How well the error on normal data foretells the order of the named spacings at equal calls."""
-    known = [r for r in _named(study.results) if r.predicted is not None and r.calls in study.budgets]
-    every = {f"at {calls} calls": [r for r in known if r.calls == calls] for calls in study.budgets}
-    single = {f"{name}-{calls}": [r for r in known if (r.sampler, r.calls) == (name, calls)] for name, calls in _pairs(known)}
-    overall, within = ({what: _rank(rs) for what, rs in groups.items() if len(rs) >= FEWEST_RANKED} for groups in (every, single))
+    every, single = defaultdict[str, list[_Pair]](list), defaultdict[str, list[_Pair]](list)
+    for r in sorted(_named(study), key=lambda r: (r.calls, r.sampler)):
+        if r.predicted is not None and r.calls in study.budgets:
+            for group in (every[f"at {r.calls} calls"], single[f"{r.sampler}-{r.calls}"]):
+                group.append((r.predicted, r.quality.kernel.value))
+    overall, within = _ranks(every), _ranks(single)
     if not overall:
         return []
     said = (
@@ -102,10 +92,5 @@ def _foretold(study: BudgetStudy) -> list[str]:
     return [said + "."]
 
 
-def _pairs(results: Iterable[BudgetResult]) -> list[tuple[str, int]]:
-    ordered = sorted((r.sampler, r.calls) for r in results)
-    return [pair for pair, _ in itertools.groupby(ordered)]
-
-
-def _rank(results: Iterable[BudgetResult]) -> float:
-    return rank_correlation(*zip(*((r.predicted or 0.0, r.quality.kernel.value) for r in results), strict=True))
+def _ranks(groups: Mapping[str, Sequence[_Pair]]) -> dict[str, float]:
+    return {what: rank_correlation(*zip(*pairs, strict=True)) for what, pairs in groups.items() if len(pairs) >= FEWEST_RANKED}

@@ -64,7 +64,7 @@ def configurations(
             for count in steps:
                 keywords: dict[str, Any] = {} if eta is None else {"eta": eta}
                 sampler = bundle.sampler(make, steps=count, **keywords)
-                if eta_max_steps is not None and count > eta_max_steps and (sampler.plan().c > 0).any():
+                if eta_max_steps is not None and count > eta_max_steps and sampler.coefficients.plan.adds_noise:
                     continue
                 made.append(Configuration(sampler, name, count, 1.0 if make is DDPMSampler else eta))
     labels = [c.label for c in made[1:]]

@@ -217,7 +217,7 @@ class Judging:
 
 
 def _noisy(c: Configuration) -> bool:
-    return bool((c.sampler.plan().c > 0).any())
+    return c.sampler.coefficients.plan.adds_noise
 
 
 @dataclass(frozen=True, eq=False)

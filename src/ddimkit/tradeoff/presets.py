@@ -206,8 +206,7 @@ def _of_line(line: Recommendation, study: TradeoffCurve, target: _Target) -> dic
         within = next((v for v in verdicts if v.verdict == "within"), None)
         bare, why = (None, "") if within is None else (within.steps, _within(within, target))
     if bare is not None:
-        steps = min(study.baseline.nfe, scale.buffered(bare))  # the model may have no more
-        found["production"] = Choice("production", line.sampler, steps, why, _eta(line))
+        found["production"] = Choice("production", line.sampler, scale.buffered(bare, study.baseline.nfe), why, _eta(line))
     return found
 
 
@@ -228,7 +227,7 @@ def _of_budget(results: Sequence[BudgetResult], study: TradeoffCurve, target: _T
     within = next(((r, v) for r, v in _verdicts(named, scale) if v.verdict == "within"), None)
     if within is not None:
         r, v = within
-        found["production"] = _chosen("production", r, min(study.baseline.nfe, scale.buffered(r.calls)), _within(v, target))
+        found["production"] = _chosen("production", r, scale.buffered(r.calls, study.baseline.nfe), _within(v, target))
     return found
 
 

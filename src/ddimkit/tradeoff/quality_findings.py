@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ddimkit.quality.estimate import Estimate
-from ddimkit.quality.measure import difference
+from ddimkit.quality.measure import Quality, difference
 from ddimkit.schedule import FloatArray
 from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
 
@@ -35,12 +35,12 @@ def quality_findings(curve: TradeoffCurve, lines: Sequence[Sequence[Configuratio
     return [s for s in said if s is not None]
 
 
-def figure_with_interval(c: ConfigurationResult) -> str:
-    """The kernel distance and its 95 % interval, as text."""
-    if c.quality is None:
+def figure_with_interval(quality: Quality | None) -> str:
+    """The kernel distance and its 95 % interval, as text; a dash where it is not known."""
+    if quality is None:
         return "–"
-    low, high = c.quality.kernel.interval()
-    return f"{c.quality.kernel.value:.3g} ({low:.3g} to {high:.3g})"
+    low, high = quality.kernel.interval()
+    return f"{quality.kernel.value:.3g} ({low:.3g} to {high:.3g})"
 
 
 def scale(curve: TradeoffCurve) -> str | None:
@@ -49,7 +49,7 @@ def scale(curve: TradeoffCurve) -> str | None:
     if not parts:
         return None
     base = curve.baseline
-    parts.insert(1, f"{base.label} {'not judged' if base.quality is None else figure_with_interval(base)}")
+    parts.insert(1, f"{base.label} {'not judged' if base.quality is None else figure_with_interval(base.quality)}")
     return f"Kernel distance to real images, the scale: {', '.join(parts)}."
 
 

@@ -192,9 +192,9 @@ class Scale:
         above = self.base.estimate(self.distance).value - self.floor.estimate(self.distance).value
         return self.tolerance * (max(above, 0.0) + self.margin)
 
-    def buffered(self, steps: int) -> int:
-        """The steps and their share for safety, rounded up."""
-        return math.ceil(round(steps * (1 + self.buffer), 9))
+    def buffered(self, steps: int, most: int) -> int:
+        """The steps and their share for safety, rounded up; no more than ``most``."""
+        return min(most, math.ceil(round(steps * (1 + self.buffer), 9)))
 
     def kept(self, quality: Quality) -> Estimate:
         """The share of the baseline's quality that is kept, each replicate beside the baseline's own."""
@@ -219,7 +219,7 @@ def _choose(line: Sequence[ConfigurationResult], scale: Scale, curve: TradeoffCu
     verdicts = tuple(scale.verdict(c.label, c.steps, _quality_of(c)) for c in line)
     last = _search(verdicts)
     bare = None if last is None else verdicts[last].steps
-    steps = None if bare is None else min(curve.baseline.nfe, scale.buffered(bare))
+    steps = None if bare is None else scale.buffered(bare, curve.baseline.nfe)
     balanced = min((v.steps for v in verdicts if v.keeps(_ENOUGH)), default=None)
     reasons = (*_reasons(verdicts, last, steps, scale, curve), _balance(verdicts, balanced))
     first, given = line[0], (scale.tolerance, scale.buffer, scale.allowed)

@@ -253,7 +253,7 @@ def _extras(c: Configuration, bundle: ModelBundle, seeds: tuple[int, ...], devic
 
 def _finest(made: list[Configuration]) -> Configuration:
     """Of the configurations without noise the first of the most steps: what the others come closer to as their steps grow."""
-    return max(made, key=lambda c: (not (c.sampler.plan().c > 0).any(), c.steps))
+    return max(made, key=lambda c: (not c.sampler.coefficients.plan.adds_noise, c.steps))
 
 
 def _speed(c: Configuration, measured: _Measured, base: Configuration) -> tuple[Spread, float, Spread]:
