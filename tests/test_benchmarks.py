@@ -270,6 +270,8 @@ def test_networks_that_differ_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> 
         assert torch.equal(tuned(theirs, fused=True)(x, t).sample, found["diffusers, channels_last, fused"](x, t))
     check_agreement(distances(found, wanted, x, t, "float32"))
     assert check_images(theirs, ours, tuple(x.shape), x.device) < 1e-4
+    larger, ours_too, size = same_weights("mnist")  # whose images show what the tiny one's hide
+    assert check_images(larger, ours_too, (2, *size), x.device) < 1e-4
     with monkeypatch.context() as patch:
         patch.setattr(end_to_end, "ddim", lambda steps: DDIMSampler(NoiseSchedule.linear(), steps, spacing="leading"))
         with pytest.raises(AssertionError, match="the pipeline's images differ from ours"):

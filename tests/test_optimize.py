@@ -179,12 +179,15 @@ def test_a_networks_lists_gain_on_unseen_seeds() -> None:
     assert apart.value == pytest.approx(errors[1] - errors[0], rel=1e-4)
 
 
-def test_batches_do_not_matter() -> None:
-    bundle = exact_bundle()
+def test_batches_are_as_large_as_asked_and_do_not_matter() -> None:
+    bundle, sizes = exact_bundle(), list[int]()
+    inner = bundle.model
+    bundle = replace(bundle, model=lambda x, t: sizes.append(len(x)) or inner(x, t))
     values = {
         NetworkObjective(bundle, range(5), range(10, 14), 20, batch=b).value(bundle.sampler(DDIMSampler, steps=3)) for b in (2, 5)
     }
     assert max(values) == pytest.approx(min(values), rel=1e-5)
+    assert set(sizes) == {1, 2, 5}
 
 
 def test_features_decide_where_they_are_given() -> None:
