@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,6 +29,7 @@ from ddimkit.models.unet import UNet
 from ddimkit.prediction import Prediction, prediction_target, x0_coefficients
 from ddimkit.training.checkpoint import load_checkpoint, save_checkpoint
 from ddimkit.training.gradients import check_gradients
+from ddimkit.training.pace import Pace
 from ddimkit.training.session import Session
 from ddimkit.training.trainer import Trainer
 from probes import normal
@@ -83,7 +87,7 @@ def everything(made: Trainer[Any]) -> dict[str, Tensor]:
         f"{key}.{name}": made.optimiser.state[p][key] for name, p in made.parameters.items() for key in ("exp_avg", "exp_avg_sq")
     }
     return {
-        **{f"ema.{k}": v for k, v in made.ema.items()},
+        **{f"ema.{k}": v for k, v in made.averages["ema"].items()},
         **{f"model.{k}": v for k, v in made.weights.items()},
         **moments,
     }
@@ -293,17 +297,17 @@ def test_the_rate_of_a_step_is_the_optimisers() -> None:
 
 def test_the_moving_average() -> None:
     made = trainer(replace(TINY, ema_decay=0.3))
-    expected = {name: value.clone() for name, value in made.ema.items()}
+    expected = {name: value.clone() for name, value in made.averages["ema"].items()}
     for step in range(1, 6):
         made.advance()
         decay = min(0.3, (1 + step) / (10 + step))
         for name, p in made.parameters.items():
             expected[name] = decay * expected[name] + (1 - decay) * p.detach()
-            torch.testing.assert_close(made.ema[name], expected[name], rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(made.averages["ema"][name], expected[name], rtol=1e-5, atol=1e-7)
     model: Any = make_bundle(made, Denoising(TINY, SMALL, CPU)).model
     assert not model.training
     for name, value in model.state_dict().items():
-        assert torch.equal(value, made.ema[name])
+        assert torch.equal(value, made.averages["ema"][name])
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -327,21 +331,21 @@ def test_every_prediction_trains(prediction: Prediction) -> None:
 @given(batch_size=st.integers(1, 40), step=st.integers(0, 1000))
 def test_timesteps_are_stratified(batch_size: int, step: int) -> None:
     made = Denoising(replace(TINY, batch_size=batch_size), SMALL, CPU)
-    x0, eps, t = made.batch(step)
+    x0, eps, t, _ = made.batch(step)
     total = TINY.schedule.num_timesteps
     assert x0.shape == eps.shape == (batch_size, 1, 14, 14)
     assert (float(x0.min()), float(x0.max())) == (-1, 1)
     for i, value in enumerate(t.tolist()):
         assert math.floor(i * total / batch_size) <= value <= (i + 1) * total / batch_size
     again = made.batch(step)
-    assert all(torch.equal(a, b) for a, b in zip((x0, eps, t), again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip((x0, eps, t), again[:3], strict=True))
     assert not torch.equal(made.batch(step + 1)[1], eps)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_the_tables_on_the_device_are_the_schedules(prediction: Prediction) -> None:
     made = Denoising(replace(TINY, prediction=prediction, batch_size=50), SMALL, CPU)
-    x0, eps, t = made.batch(3)
+    x0, eps, t, _ = made.batch(3)
     x, target = made.noised(x0, eps, t)
     assert torch.equal(x, TINY.schedule.add_noise(x0, eps, t))
     assert torch.equal(target, prediction_target(prediction, TINY.schedule, x0, eps, t))
@@ -354,6 +358,65 @@ def test_images_are_mirrored_half_the_time() -> None:
     left, right = (int((x0[..., column] == 1).all(dim=2).sum()) for column in (0, 3))
     assert left + right == 400
     assert 150 < left < 250
+
+
+LABELLED = replace(TINY, unet=replace(TINY.unet, num_classes=4), label_drop=0.25, batch_size=400)
+
+
+def test_labels_are_dropped_at_the_rate_asked_for() -> None:
+    labels = np.arange(len(SMALL), dtype=np.uint8) % 3
+    made = Denoising(LABELLED, SMALL, CPU, labels)
+    (given,) = made.batch(0)[3]
+    assert given.dtype is torch.int64
+    assert 60 < int((given == 3).sum()) < 140
+    assert {int(label) for label in given} == {0, 1, 2, 3}
+    assert math.isfinite(float(Trainer(made, CPU).advance()))
+
+
+@pytest.mark.parametrize("labels", [None, np.zeros(1, np.uint8), np.full(len(SMALL), 4, np.uint8)])
+def test_labels_that_do_not_fit_are_refused(labels: Any) -> None:
+    with pytest.raises(ValueError, match="labels must"):
+        Denoising(LABELLED, SMALL, CPU, labels)
+
+
+def test_labels_of_an_unconditional_network_are_refused() -> None:
+    with pytest.raises(ValueError, match="labels must not be given"):
+        Denoising(TINY, SMALL, CPU, np.zeros(len(SMALL), np.uint8))
+
+
+def test_a_network_may_begin_by_predicting_zero() -> None:
+    network = Denoising(replace(TINY, zero_last=True), SMALL, CPU).network()
+    assert not network(torch.randn(2, 1, 14, 14), torch.tensor([0, 5])).any()
+
+
+def test_a_longer_average_follows_more_slowly() -> None:
+    made = trainer(replace(TINY, ema_decay=0.2, long_ema_decay=0.6), steps=12)
+    distance = {
+        kind: sum(float((average[name] - value).square().sum()) for name, value in made.weights.items())
+        for kind, average in made.averages.items()
+    }
+    assert set(distance) == {"ema", "long"}
+    assert 0 < distance["ema"] < distance["long"]
+    (name, value), *_ = made.averaged("long").named_parameters()
+    assert torch.equal(value, made.averages["long"][name])
+
+
+def test_bfloat16_is_the_recipes_choice() -> None:
+    plain, half = trainer(), trainer(replace(TINY, bfloat16=True))
+    losses = [float(made.loss_of_batch(fast=False).detach()) for made in (plain, half)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_sigterm_ends_training_with_a_checkpoint(tmp_path: Path) -> None:
+    made, recipe = trainer(), replace(TINY, steps=10_000)
+    made = trainer(recipe)
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    figures = quiet(tmp_path).run(made, lambda: Pace(made, 1.0, 1.0))
+    assert 0 < figures["step"] < 10_000
+    again = trainer(recipe)
+    load_checkpoint(again, tmp_path / "checkpoint.safetensors")
+    assert_same(made, again)
 
 
 def test_the_global_random_state_is_left_alone() -> None:

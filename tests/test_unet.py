@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -309,3 +310,19 @@ def test_projections_that_others_adapted_or_watch_are_called() -> None:
 
     attention.value.__class__ = Doubled
     assert not torch.allclose(model(x, t), plain, atol=1e-4)
+
+
+def test_patches_are_the_same_network_on_rearranged_pixels() -> None:
+    patched, plain = (UNet(replace(SMALL, in_channels=c, out_channels=c, patch=p)) for c, p in ((1, 2), (4, 1)))
+    plain.load_state_dict(patched.state_dict())
+    x, t = normal(2, 1, 16, 8, seed=0), torch.tensor([3, 7])
+    expected = torch.nn.functional.pixel_shuffle(plain(torch.nn.functional.pixel_unshuffle(x, 2), t), 2)
+    assert torch.equal(patched(x, t), expected)
+    with pytest.raises(ValueError, match="divisible by 8"):
+        patched(normal(2, 1, 12, 8, seed=0), t)
+
+
+@pytest.mark.parametrize("patch", [0, 3, 2.0, True])
+def test_other_patches_are_refused(patch: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="patch must be 1 or 2"):
+        replace(SMALL, patch=patch)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddimkit.errors import DDIMKitError
@@ -42,9 +42,25 @@ class Denoising:
         recipe: what to train.
         images: (N, C, H, W) unsigned bytes.
         device: where they are to lie.
+        labels: (N,) unsigned bytes, below the number of classes; for class-conditional networks only.
+
+    Raises:
+        ValueError: labels are missing, not wanted, or out of range.
     """
 
-    def __init__(self, recipe: Recipe, images: NDArray[np.uint8] | Tensor, device: torch.device) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        images: NDArray[np.uint8] | Tensor,
+        device: torch.device,
+        labels: NDArray[np.uint8] | None = None,
+    ) -> None:
+        classes = recipe.unet.num_classes
+        if (labels is None) != (classes == 0):
+            raise ValueError(f"the network has {classes} classes, so labels must {'' if classes else 'not '}be given")
+        if labels is not None and (labels.shape != images.shape[:1] or labels.max(initial=0) >= classes):
+            raise ValueError(f"labels must be ({len(images)},), below {classes}: got {labels.shape}, up to {labels.max(initial=0)}")
+        self.labels = None if labels is None else torch.from_numpy(labels.astype(np.int64)).to(device)
         pixels = images if isinstance(images, Tensor) else torch.from_numpy(images.copy())
         self.recipe, self.images, self.device = recipe, pixels.to(device), device
         # As tables on the device, because a copy from the host would wait for the step before.
@@ -62,7 +78,11 @@ class Denoising:
 
     def network(self) -> UNet:
         """A new network."""
-        return UNet(self.recipe.unet)
+        network = UNet(self.recipe.unet)
+        if self.recipe.zero_last:
+            for parameter in network.conv_out.parameters():
+                nn.init.zeros_(parameter)
+        return network
 
     def moment(self, step: int) -> Moment:
         """The learning rate of a step."""
@@ -72,8 +92,8 @@ class Denoising:
         """The recipe; a checkpoint may have been made for another number of steps, and clipping does not matter to it."""
         return {key: value for key, value in self.recipe.describe().items() if key not in ("steps", "clip")}
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Clean images in [−1, 1] (B, C, H, W), noise of that shape and stratified timesteps (B,) of a step."""
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+        """Clean images in [−1, 1] (B, C, H, W), noise of that shape, stratified timesteps (B,), and labels (B,) if any."""
         recipe, device = self.recipe, self.device
         generator = torch.Generator(device).manual_seed(recipe.seed * 2**32 + step)
         size = (recipe.batch_size,)
@@ -85,7 +105,10 @@ class Denoising:
         eps = torch.randn(x0.shape, generator=generator, device=device)
         strata = torch.rand(size, generator=generator, device=device) + torch.arange(size[0], device=device)
         t = (strata * (recipe.schedule.num_timesteps / size[0])).long().clamp_(max=recipe.schedule.num_timesteps - 1)
-        return x0, eps, t
+        if self.labels is None:
+            return x0, eps, t, ()
+        dropped = torch.rand(size, generator=generator, device=device) < recipe.label_drop
+        return x0, eps, t, (torch.where(dropped, recipe.unet.num_classes - 1, self.labels[picked]),)
 
     def noised(self, x0: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """``schedule.add_noise(x0, eps, t)`` and the prediction's target, both (B, C, H, W)."""
@@ -94,9 +117,9 @@ class Denoising:
 
     def loss(self, forward: Forward, step: int) -> Tensor:
         """The mean square of what the network says of a step's batch."""
-        x0, eps, t = self.batch(step)
+        x0, eps, t, labels = self.batch(step)
         x, target = self.noised(x0, eps, t)
-        return F.mse_loss(forward(x.contiguous(memory_format=torch.channels_last), t), target)
+        return F.mse_loss(forward(x.contiguous(memory_format=torch.channels_last), t, *labels), target)
 
 
 def make_bundle(trainer: Trainer[UNet], task: Denoising) -> ModelBundle:
@@ -136,11 +159,12 @@ def train(
         DDIMKitError: ``fast``, and the compiled gradients are wrong.
         FloatingPointError: the loss is no longer finite.
     """
-    images, _ = load_images(recipe.dataset, data)
+    images, labels = load_images(recipe.dataset, data)
     where = pick_device(device)
-    task = Denoising(recipe, images, where)
+    task = Denoising(recipe, images, where, labels if recipe.unet.num_classes else None)
     trainer = Trainer(task, where, fast=fast)
-    figures = session.run(trainer, lambda: Pace.of(trainer, (1, *images.shape[1:]), (1,)))
+    inputs = ((1, *images.shape[1:]), (1,), *([(1,)] if recipe.unet.num_classes else []))
+    figures = session.run(trainer, lambda: Pace.of(trainer, *inputs))
     weights = session.out / f"{recipe.dataset}.safetensors"
     save_bundle(make_bundle(trainer, task), weights)
     return weights, figures
@@ -152,6 +176,9 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     changes = {name: value for name, value in named.items() if value is not None}
     if arguments.betas is not None:
         changes["schedule"] = named_schedule(arguments.betas)
+    if arguments.widths is not None:
+        widths = tuple(int(width) for width in arguments.widths.split(","))
+        changes["unet"] = replace(RECIPES[arguments.recipe].unet, channels=widths)
     if arguments.clip is not None:
         changes["clip"] = (-1.0, 1.0) if arguments.clip else None
     return replace(RECIPES[arguments.recipe], **changes)
@@ -168,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, help="images a step, instead of the recipe's")
     parser.add_argument("--learning-rate", type=float, help="the highest learning rate, instead of the recipe's")
     parser.add_argument("--betas", choices=("linear", "cosine"), help="the noise schedule, instead of the recipe's")
+    parser.add_argument("--widths", help="the network's widths, finest level first, as in 64,128, instead of the recipe's")
     parser.add_argument(
         "--clip", action=argparse.BooleanOptionalAction, help="whether samplers are to clip to [-1, 1]; training does not"
     )

@@ -38,6 +38,8 @@ class UNetConfig:
         eps: epsilon of every GroupNorm.
         dropout: dropout probability inside residual blocks, in [0, 1).
         num_classes: number of labels of a class-conditional model, 0 for an unconditional one.
+        patch: side of the square of pixels that the network takes as one, 1 or 2: x is rearranged to (B, C·patch², H/patch,
+            W/patch) before the first convolution, and back after the last.
 
     Raises:
         ValueError: a number is out of range, naming it.
@@ -52,6 +54,7 @@ class UNetConfig:
     eps: float = 1e-6
     dropout: float = 0.0
     num_classes: int = 0
+    patch: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
@@ -70,6 +73,8 @@ class UNetConfig:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
         if self.num_classes < 0:
             raise ValueError(f"num_classes must be at least 0, got {self.num_classes}")
+        if type(self.patch) is not int or self.patch not in (1, 2):
+            raise ValueError(f"patch must be 1 or 2, got {self.patch!r}")
 
 
 CIFAR10_CONFIG = UNetConfig()
@@ -190,8 +195,8 @@ class UNet(nn.Module):
         config: what it is made of; the default is the CIFAR-10 model of the paper.
 
     Raises:
-        ValueError: in ``forward``, when height or width is not divisible by ``2^(levels - 1)``, when x has other channels than
-            the configuration says, when t is not (B,), or when labels are missing or not wanted.
+        ValueError: in ``forward``, when height or width is not divisible by ``patch · 2^(levels - 1)``, when x has other channels
+            than the configuration says, when t is not (B,), or when labels are missing or not wanted.
 
     Source: Ho, Jain and Abbeel 2020, appendix B.
     """
@@ -203,7 +208,7 @@ class UNet(nn.Module):
         self.time1 = nn.Linear(base, 4 * base)
         self.time2 = nn.Linear(4 * base, 4 * base)
         self.label = nn.Embedding(config.num_classes, 4 * base) if config.num_classes else None
-        self.conv_in = nn.Conv2d(config.in_channels, base, 3, padding=1)
+        self.conv_in = nn.Conv2d(config.in_channels * config.patch**2, base, 3, padding=1)
         skips, self.down, self.up = [base], nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(widths):
             inputs = [skips[-1]] + [width] * (config.blocks - 1)
@@ -217,7 +222,7 @@ class UNet(nn.Module):
             self.up.append(UpLevel(config, i, inputs, stride=1 if i > 0 else None))
             below = widths[i]
         self.norm_out = nn.GroupNorm(config.groups, base, config.eps)
-        self.conv_out = nn.Conv2d(base, config.out_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(base, config.out_channels * config.patch**2, 3, padding=1)
 
     @classmethod
     def from_diffusers(cls, folder: Path) -> "UNet":
@@ -233,7 +238,7 @@ class UNet(nn.Module):
         if self.label is not None:
             embedding = embedding + self.label(labels)
         embedding = F.silu(embedding)
-        h: Tensor = self.conv_in(x)
+        h: Tensor = self.conv_in(x if self.config.patch == 1 else F.pixel_unshuffle(x, self.config.patch))
         skips = [h]
         for level in self.down:
             h = level(h, embedding, skips)
@@ -241,10 +246,10 @@ class UNet(nn.Module):
         for level in self.up:
             h = level(h, embedding, skips)
         out: Tensor = self.conv_out(F.silu(self.norm_out(h), inplace=True))
-        return out
+        return out if self.config.patch == 1 else F.pixel_shuffle(out, self.config.patch)
 
     def _check(self, x: Tensor, t: Tensor, labels: Tensor | None) -> None:
-        multiple = 2 ** (len(self.config.channels) - 1)
+        multiple = self.config.patch * 2 ** (len(self.config.channels) - 1)
         if x.ndim != 4 or x.shape[1] != self.config.in_channels:
             raise ValueError(f"x must be (B, {self.config.in_channels}, H, W), got {tuple(x.shape)}")
         if x.shape[2] % multiple or x.shape[3] % multiple:

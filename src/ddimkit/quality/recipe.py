@@ -27,6 +27,8 @@ class FeatureRecipe:
         flip: whether images are mirrored at random.
         grad_clip: largest norm of the gradient; None for any.
         ema_decay: decay of the moving average of the weights.
+        long_ema_decay: decay of a second, longer moving average; None for none.
+        bfloat16: whether the forward pass runs in bfloat16 autocast, uncompiled, on a CPU.
         seed: of the initial weights and every step.
 
     Raises:
@@ -47,6 +49,8 @@ class FeatureRecipe:
     flip: bool = False
     grad_clip: float | None = None
     ema_decay: float = 0.995
+    long_ema_decay: float | None = None
+    bfloat16: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def save_checkpoint(trainer: Trainer[nn.Module], path: Path) -> None:
     """Write all that a later run needs to go on, atomically, as safetensors."""
-    tensors = {f"ema.{name}": value for name, value in trainer.ema.items()}
+    tensors = {f"{kind}.{name}": value for kind, average in trainer.averages.items() for name, value in average.items()}
     tensors |= {f"model.{name}": value for name, value in trainer.weights.items()}
     for name, p in trainer.parameters.items():
         state = trainer.optimiser.state[p]
@@ -70,13 +70,15 @@ def save_portable(trainer: Trainer[nn.Module], path: Path) -> list[Path]:
     A run that is interrupted while it writes leaves the former pieces whole.
     """
     tensors = {f"model.{name}": value for name, value in trainer.weights.items()}
-    tensors |= {f"ema.{name}": value.to(torch.float16) for name, value in trainer.ema.items()}
+    tensors |= {
+        f"{kind}.{name}": value.to(torch.float16) for kind, average in trainer.averages.items() for name, value in average.items()
+    }
     settings = {"step": trainer.step, "loss": trainer.loss, "recipe": trainer.task.identity()}
     return write_pieces(pack_tensors(tensors, kind=_KIND, schema=_SCHEMA, settings=settings), path)
 
 
 def load_portable(trainer: Trainer[nn.Module], path: Path) -> None:
-    """Take a run up from what :func:`save_portable` wrote; its learning rate rises anew, over 200 steps.
+    """Take a run up from what :func:`save_portable` wrote; its learning rate rises anew, over 500 steps.
 
     Raises:
         FileNotFoundError: there are no such pieces.
@@ -101,7 +103,7 @@ def _numbers(trainer: Trainer[nn.Module], settings: Mapping[str, Any], path: Pat
 
 
 def _check_shapes(trainer: Trainer[nn.Module], tensors: Mapping[str, Tensor], moments: Iterable[str], path: Path) -> None:
-    wanted = {f"{part}.{name}": value.shape for part in ("model", "ema") for name, value in trainer.weights.items()}
+    wanted = {f"{part}.{name}": value.shape for part in ("model", *trainer.averages) for name, value in trainer.weights.items()}
     wanted |= {f"{part}.{name}": p.shape for part in moments for name, p in trainer.parameters.items()}
     for key, shape in wanted.items():
         if key not in tensors or tensors[key].shape != shape:
@@ -112,4 +114,5 @@ def _check_shapes(trainer: Trainer[nn.Module], tensors: Mapping[str, Tensor], mo
 def _fill(trainer: Trainer[nn.Module], tensors: Mapping[str, Tensor]) -> None:
     for name, value in trainer.weights.items():
         value.copy_(tensors[f"model.{name}"])
-        trainer.ema[name].copy_(tensors[f"ema.{name}"])
+        for kind, average in trainer.averages.items():
+            average[name].copy_(tensors[f"{kind}.{name}"])

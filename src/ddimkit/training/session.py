@@ -1,8 +1,11 @@
 """A sitting at a trainer: it goes on from what is there, keeps what it reaches, and may end before the last step."""
 
 import json
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +46,7 @@ class Session:
     portable: Path | None = None
     minutes: float | None = None
     progress: bool = True
-    save_seconds: float = 180.0
+    save_seconds: float = 300.0
     report_every: int = 50
     prefix: str = ""
 
@@ -52,7 +55,7 @@ class Session:
             raise ValueError(f"report_every must be at least 1, got {self.report_every}")
 
     def run(self, trainer: Trainer[nn.Module], pace: Callable[[], Pace]) -> dict[str, float]:
-        """Train to the end, or until the time is over, and keep what was reached.
+        """Train to the end, until the time is over or the process receives SIGTERM, and keep what was reached.
 
         Args:
             trainer: the run.
@@ -72,15 +75,16 @@ class Session:
         if trainer.step >= trainer.task.steps:
             return {"step": trainer.step, "loss": trainer.loss}
         clock = pace()
-        for _ in trainer.run(progress=self.progress, report_every=self.report_every):
-            self._log({"step": trainer.step, "loss": trainer.loss, **clock.report()})
-            now = time.monotonic()
-            over = self.minutes is not None and now - began >= 60 * self.minutes
-            if over or now - saved >= self.save_seconds or trainer.step == trainer.task.steps:
-                self._save(trainer)
-                saved = time.monotonic()
-            if over:
-                break
+        with _termination() as terminated:
+            for _ in trainer.run(progress=self.progress, report_every=self.report_every, stopped=terminated.is_set):
+                self._log({"step": trainer.step, "loss": trainer.loss, **clock.report()})
+                now = time.monotonic()
+                over = terminated.is_set() or (self.minutes is not None and now - began >= 60 * self.minutes)
+                if over or now - saved >= self.save_seconds or trainer.step == trainer.task.steps:
+                    self._save(trainer)
+                    saved = time.monotonic()
+                if over:
+                    break
         return {"step": trainer.step, "loss": trainer.loss, **clock.summary()}
 
     def _resume(self, trainer: Trainer[nn.Module]) -> None:
@@ -106,6 +110,20 @@ class Session:
     @property
     def _pieces(self) -> Path | None:
         return None if self.portable is None else self.portable / f"{self.prefix}{PORTABLE}"
+
+
+@contextmanager
+def _termination() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets instead of ending the process; outside the main thread it is never set."""
+    received = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: received.set())
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def pick_device(name: str | None) -> torch.device:

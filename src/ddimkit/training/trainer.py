@@ -22,7 +22,7 @@ N_co = TypeVar("N_co", bound=nn.Module, covariant=True)
 Forward = Callable[..., Tensor]
 """The network as a loss calls it, compiled and in bfloat16 or plain; its output is float32."""
 
-_REBUILDING = 200
+_REBUILDING = 500
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,16 @@ class Settings(Protocol):
     @property
     def ema_decay(self) -> float:
         """Decay of the moving average (smaller in the first steps)."""
+        ...
+
+    @property
+    def long_ema_decay(self) -> float | None:
+        """Decay of a second, longer moving average; None for none."""
+        ...
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether an uncompiled forward pass runs in bfloat16 autocast."""
         ...
 
 
@@ -108,9 +118,9 @@ class Trainer(Generic[N_co]):
     Attributes:
         parameters: what is trained, by name.
         weights: the same and the floating buffers, which are averaged too.
-        ema: the moving average of the weights.
+        averages: the moving averages of the weights, by name: ``"ema"``, and ``"long"`` where the recipe has a second one.
         step: optimiser steps done.
-        taken_up: the step at which the optimiser's moments began anew: the rate rises from there over 200 steps.
+        taken_up: the step at which the optimiser's moments began anew: the rate rises from there over 500 steps.
         loss: the smoothed loss at the last report.
     """
 
@@ -125,14 +135,18 @@ class Trainer(Generic[N_co]):
         self.weights: dict[str, Tensor] = {**{name: p.detach() for name, p in self.parameters.items()}, **buffers}
         self.fast = device.type == "cuda" if fast is None else fast
         self.forward: Forward = torch.compile(self.network) if self.fast else self.network
-        self.ema = {name: value.clone() for name, value in self.weights.items()}
+        self.decays = {"ema": task.recipe.ema_decay}
+        if task.recipe.long_ema_decay is not None:
+            self.decays["long"] = task.recipe.long_ema_decay
+        self.averages = {kind: {name: value.clone() for name, value in self.weights.items()} for kind in self.decays}
         self.optimiser = torch.optim.AdamW(self.parameters.values(), weight_decay=task.recipe.weight_decay, fused=True)
 
     def loss_of_batch(self, *, fast: bool) -> Tensor:
         """The loss of the current step's batch, compiled and in bfloat16 or plainly."""
+        half = self.task.recipe.bfloat16 and not self.fast
 
         def forward(*inputs: Tensor) -> Tensor:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=fast or half):
                 return (self.forward if fast else self.network)(*inputs).float()
 
         return self.task.loss(forward, self.step)
@@ -156,13 +170,19 @@ class Trainer(Generic[N_co]):
             group["lr"], group["betas"] = now.rate, (now.beta1, group["betas"][1])
         self.optimiser.step()
         self.step += 1
-        decay = min(self.task.recipe.ema_decay, (1 + self.step) / (10 + self.step))
-        average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        average(list(self.ema.values()), list(self.weights.values()), None)
+        for kind, longest in self.decays.items():
+            decay = min(longest, (1 + self.step) / (10 + self.step))
+            average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+            average(list(self.averages[kind].values()), list(self.weights.values()), None)
         return loss.detach()
 
-    def run(self, *, progress: bool = True, report_every: int = 50) -> Iterator[int]:
+    def run(self, *, progress: bool = True, report_every: int = 50, stopped: Callable[[], bool] = lambda: False) -> Iterator[int]:
         """Train to the task's last step, yielding the step after every ``report_every`` and after the last.
+
+        Args:
+            progress: whether to show a progress bar.
+            report_every: steps between yields.
+            stopped: called after each step; once it returns True, that step is yielded and training ends.
 
         Raises:
             DDIMKitError: the compiled gradients are wrong.
@@ -179,20 +199,23 @@ class Trainer(Generic[N_co]):
                 loss = self.advance()
                 smooth = loss if smooth is None else torch.lerp(smooth, loss, 0.005)
                 bar.update()
-                if self.step % report_every == 0 or self.step == self.task.steps:
+                stop = stopped()
+                if stop or self.step % report_every == 0 or self.step == self.task.steps:
                     self.loss = float(smooth)
                     if not math.isfinite(self.loss):
                         raise FloatingPointError(f"the loss is {self.loss} at step {self.step}: lower learning_rate")
                     bar.set_postfix(loss=f"{self.loss:.5f}")
                     yield self.step
+                if stop:
+                    return
 
-    def averaged(self) -> N_co:
-        """A network of the averaged weights, in eval mode, on the trainer's device; torch's random state is left alone."""
+    def averaged(self, kind: str = "ema") -> N_co:
+        """A network of one kind of averaged weights, in eval mode, on the trainer's device; the random state is left alone."""
         with torch.device("meta"):
             network = self.task.network()
         # What is not averaged, as batch normalisation's counters, decides nothing.
-        rest = {name: b for name, b in self.network.state_dict().items() if name not in self.ema}
-        network.load_state_dict({name: value.clone() for name, value in (self.ema | rest).items()}, assign=True)
+        rest = {name: b for name, b in self.network.state_dict().items() if name not in self.weights}
+        network.load_state_dict({name: value.clone() for name, value in (self.averages[kind] | rest).items()}, assign=True)
         return network.eval()
 
     def _check(self) -> None:
