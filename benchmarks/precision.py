@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from _script import chosen, options, start, words, write
 from ddimkit import DDIMSampler, DDPMSampler, ModelBundle, PlanSampler, accelerate, load_pretrained
-from ddimkit.acceleration import Precision
 from ddimkit.quality import Quality, difference, load_yardstick
+from ddimkit.speed.acceleration import Precision
 
 SAMPLERS = {"DDIM": DDIMSampler, "DDPM": DDPMSampler}
 _CHECKPOINTS = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from ddimkit import DDIMKitError
 from ddimkit.models.bundle import load_bundle
-from ddimkit.pieces import MOST_BYTES, write_pieces
-from ddimkit.published import CHECKOUT, HASHES, published_hashes
 from ddimkit.quality.yardstick import read_yardstick
-from ddimkit.tensorfile import read_tensors
+from ddimkit.weights.pieces import MOST_BYTES, write_pieces
+from ddimkit.weights.registry import CHECKOUT, HASHES, published_hashes
+from ddimkit.weights.tensorfile import read_tensors
 
 MOST_MODEL, MOST_NETWORK, LEAST_ACCURACY = 24_000_000, 3_000_000, 0.93
 

@@ -19,8 +19,8 @@ from _contest import Contender, Contest, Ratio, case, contest
 from _networks import network
 from _script import chosen, options, start, write
 from ddimkit import DDIMSampler, NoiseSchedule
-from ddimkit._compilers import has_compiler
 from ddimkit.noise import compile_noise
+from ddimkit.speed._compilers import has_compiler
 
 SHAPE = (16, 1, 28, 28)
 

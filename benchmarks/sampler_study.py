@@ -31,7 +31,7 @@ from tqdm import tqdm
 from _subjects import find_model, find_yardstick, pick_device
 from ddimkit import ModelBundle, PlanSampler, optimize_timesteps
 from ddimkit.analytic import error_of
-from ddimkit.optimize import GaussianObjective, NetworkObjective, Objective, QualityObjective
+from ddimkit.learning import GaussianObjective, NetworkObjective, Objective, QualityObjective
 from ddimkit.quality import Quality, Yardstick, same_seed_share
 from ddimkit.samplers.named import MAKERS
 from ddimkit.timesteps import Spacing

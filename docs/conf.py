@@ -19,8 +19,9 @@ import orders_page  # noqa: E402
 import promises_table  # noqa: E402
 import speed_page  # noqa: E402
 import study_page  # noqa: E402
-from ddimkit import cli, published  # noqa: E402
+from ddimkit import cli  # noqa: E402
 from ddimkit.tradeoff import studies  # noqa: E402
+from ddimkit.weights import registry  # noqa: E402
 
 project = "ddimkit"
 author = "The ddimkit developers"
@@ -174,7 +175,7 @@ class Study(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        for path in (Path(study_page.__file__), published.HASHES, *Path(studies.__file__).parent.glob("data/*.json")):
+        for path in (Path(study_page.__file__), registry.HASHES, *Path(studies.__file__).parent.glob("data/*.json")):
             self.env.note_dependency(str(path))
         return self.parse_text_to_nodes(self.page(self.arguments[0]), allow_section_headings=True)
 

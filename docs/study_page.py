@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ddimkit import ModelBundle, load_pretrained
-from ddimkit.published import published_hashes
 from ddimkit.tradeoff.budget import SEARCHED, BudgetStudy
 from ddimkit.tradeoff.budget_findings import budget_findings
 from ddimkit.tradeoff.findings import lines, refining
@@ -15,6 +14,7 @@ from ddimkit.tradeoff.recommend import recommend
 from ddimkit.tradeoff.report import QUALITY_COLUMNS, quality_cells
 from ddimkit.tradeoff.results import TradeoffCurve
 from ddimkit.tradeoff.studies import find_budget_study, find_study
+from ddimkit.weights.registry import published_hashes
 
 _BESIDE = ("cifar10",)
 _STATIC = Path(__file__).parent / "_static"

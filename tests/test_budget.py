@@ -14,7 +14,7 @@ from curves import budgeted as result
 from curves import quality, toy
 from ddimkit import DDIMKitError, load_pretrained
 from ddimkit.analytic import error_of
-from ddimkit.optimize import GaussianObjective
+from ddimkit.learning import GaussianObjective
 from ddimkit.quality import Estimate, difference, load_yardstick
 from ddimkit.samplers.named import MAKERS, adds_noise
 from ddimkit.tradeoff import studies

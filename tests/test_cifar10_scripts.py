@@ -14,16 +14,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ddimkit import DDPMSampler, ModelBundle, NoiseSchedule, UNet, UNetConfig, WeightsError, load_pretrained, published
+from ddimkit import DDPMSampler, ModelBundle, NoiseSchedule, UNet, UNetConfig, WeightsError, load_pretrained
 from ddimkit.analytic import Gaussian
 from ddimkit.interop import inception
 from ddimkit.models.bundle import save_bundle
-from ddimkit.pieces import has_content
 from ddimkit.quality import Extractor, Reference, Yardstick, load_yardstick
 from ddimkit.quality import yardstick as yardsticks
 from ddimkit.quality.network import FeatureNetwork, FeatureNetworkConfig, load_network, save_network
 from ddimkit.quality.yardstick import read_yardstick
 from ddimkit.tradeoff.budget import BudgetStudy, finalists
+from ddimkit.weights import registry
+from ddimkit.weights.pieces import has_content
 from test_data import cifar
 from test_from_diffusers import PUBLISHED
 
@@ -285,8 +286,8 @@ def test_what_is_published_is_found_and_what_is_not_fit_is_not(
     module = script("publish_weights")
     to, hashes = tmp_path / "weights", tmp_path / "published.json"
     hashes.write_text("{}")
-    monkeypatch.delenv(published.VARIABLE, raising=False)
-    for where in (module, published):
+    monkeypatch.delenv(registry.VARIABLE, raising=False)
+    for where in (module, registry):
         monkeypatch.setattr(where, "CHECKOUT", to)
         monkeypatch.setattr(where, "HASHES", hashes)
     with pytest.raises(WeightsError):
@@ -314,5 +315,5 @@ def test_the_bundled_yardstick_is_taken_without_a_folder(script: Any) -> None:
     assert subjects.find_model("mnist", None).name == "mnist"
     assert (
         subjects.find_yardstick("mnist", None, torch.device("cpu")).reference.label
-        == read_yardstick("mnist", Path(published.__file__).parent / "quality" / "weights").reference.label
+        == read_yardstick("mnist", Path(registry.__file__).parents[1] / "quality" / "weights").reference.label
     )

@@ -15,7 +15,6 @@ from torch import Tensor
 
 import oracle
 from ddimkit import DDIMSampler, DDPMSampler, NoiseSchedule, noise
-from ddimkit._compilers import has_compiler
 from ddimkit.noise import (
     NOISE_SCHEME,
     STREAM_EDIT,
@@ -27,6 +26,7 @@ from ddimkit.noise import (
     philox4x32,
     sample_seeds,
 )
+from ddimkit.speed._compilers import has_compiler
 from strategies import SEEDS
 
 WORDS = st.integers(0, 2**32 - 1)

@@ -21,7 +21,7 @@ from ddimkit import (
     optimize_timesteps,
 )
 from ddimkit.analytic import GaussianDenoiser, gaussian_error
-from ddimkit.optimize import GaussianObjective, NetworkObjective, QualityObjective
+from ddimkit.learning import GaussianObjective, NetworkObjective, QualityObjective
 from ddimkit.quality import Extractor, Reference, Yardstick
 from ddimkit.timesteps import Spacing
 

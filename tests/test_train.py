@@ -20,6 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ddimkit import DDIMKitError, DDIMSampler, NoiseSchedule, UNetConfig, WeightsError
+from ddimkit._training.checkpoint import load_checkpoint, save_checkpoint
+from ddimkit._training.gradients import check_gradients
+from ddimkit._training.pace import Pace
+from ddimkit._training.session import Session
+from ddimkit._training.trainer import Trainer
 from ddimkit.models import data
 from ddimkit.models import recipe as named
 from ddimkit.models import train as recipes
@@ -27,11 +32,6 @@ from ddimkit.models.bundle import load_bundle
 from ddimkit.models.train import Denoising, Recipe, make_bundle, train
 from ddimkit.models.unet import UNet
 from ddimkit.prediction import Prediction, prediction_target, x0_coefficients
-from ddimkit.training.checkpoint import load_checkpoint, save_checkpoint
-from ddimkit.training.gradients import check_gradients
-from ddimkit.training.pace import Pace
-from ddimkit.training.session import Session
-from ddimkit.training.trainer import Trainer
 from probes import normal
 from strategies import schedules
 from test_data import idx

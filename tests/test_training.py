@@ -14,24 +14,24 @@ import torch
 from torch import nn
 
 from ddimkit import DDIMSampler, NoiseSchedule, UNetConfig, WeightsError
+from ddimkit._training import session as sessions
+from ddimkit._training.checkpoint import load_checkpoint, load_portable, save_checkpoint, save_portable
+from ddimkit._training.pace import Pace, matrix_rate, training_flops
+from ddimkit._training.session import PORTABLE, Session
+from ddimkit._training.trainer import Task, Trainer
 from ddimkit.models import recipe as named
 from ddimkit.models import train as denoising
 from ddimkit.models.bundle import load_bundle
 from ddimkit.models.recipe import CIFAR10_RECIPE, Recipe, named_schedule
 from ddimkit.models.train import Denoising
-from ddimkit.pieces import MOST_BYTES
 from ddimkit.quality import train as classifying
 from ddimkit.quality import yardstick as yardsticks
 from ddimkit.quality.network import FeatureNetworkConfig
 from ddimkit.quality.recipe import CIFAR10_FEATURES, FeatureRecipe
 from ddimkit.quality.train import Classifier, Classifying
 from ddimkit.quality.yardstick import read_yardstick
-from ddimkit.tensorfile import read_tensors
-from ddimkit.training import session as sessions
-from ddimkit.training.checkpoint import load_checkpoint, load_portable, save_checkpoint, save_portable
-from ddimkit.training.pace import Pace, matrix_rate, training_flops
-from ddimkit.training.session import PORTABLE, Session
-from ddimkit.training.trainer import Task, Trainer
+from ddimkit.weights.pieces import MOST_BYTES
+from ddimkit.weights.tensorfile import read_tensors
 from test_data import cifar
 from test_train import CPU, SMALL, TINY, assert_same, everything, trainer
 
@@ -182,7 +182,7 @@ def test_a_sitting_needs_reports(tmp_path: Path) -> None:
 
 def test_pace_is_images_a_second_and_a_share_of_the_matrix_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     made, now = trainer(), [100.0]
-    monkeypatch.setattr("ddimkit.training.pace.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("ddimkit._training.pace.time.perf_counter", lambda: now[0])
     pace = Pace(made, flops=2e6, rate=1e9)
     assert pace.report() == {}  # what came before is compilation
     assert pace.summary() == {}

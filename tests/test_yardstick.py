@@ -10,14 +10,14 @@ import torch
 from torch.nn import functional as F
 
 from ddimkit import DDIMSampler, WeightsError, load_pretrained
+from ddimkit._training.session import Session
 from ddimkit.quality import Extractor, Quality, Reference, Yardstick, difference, load_yardstick
 from ddimkit.quality import yardstick as yardsticks
 from ddimkit.quality.augment import augment, cover
 from ddimkit.quality.recipe import CIFAR10_FEATURES, FeatureRecipe
 from ddimkit.quality.train import train
 from ddimkit.quality.yardstick import read_yardstick
-from ddimkit.tensorfile import read_tensors
-from ddimkit.training.session import Session
+from ddimkit.weights.tensorfile import read_tensors
 
 WEIGHTS = Path(yardsticks.__file__).parent / "weights"
 COUNT = 200

@@ -1,17 +1,17 @@
 """Typed, exact and fast samplers for diffusion models."""
 
 from ddimkit._version import __version__
-from ddimkit.acceleration import accelerate
 from ddimkit.errors import DDIMKitError, GraphError, NonFiniteError, WeightsError
+from ddimkit.learning import optimize_timesteps
 from ddimkit.loop import SamplerState
 from ddimkit.models.bundle import ModelBundle, load_pretrained
 from ddimkit.models.unet import UNet, UNetConfig
-from ddimkit.optimize import optimize_timesteps
 from ddimkit.plan import Plan
 from ddimkit.prediction import DynamicThreshold
 from ddimkit.samplers import DDIMSampler, DDPMSampler, DPMSolverPPSampler, UniPCSampler
 from ddimkit.sampling import PlanSampler, Sampler
 from ddimkit.schedule import NoiseSchedule
+from ddimkit.speed.acceleration import accelerate
 from ddimkit.tradeoff.presets import preset
 from ddimkit.tradeoff.recommend import recommend
 from ddimkit.tradeoff.results import TradeoffCurve

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ddimkit._record import make_record
 from ddimkit.loop import Model, NoiseFn, SamplerState, check_state, finish, prepare, states
 from ddimkit.loop import resume as resumed
 from ddimkit.plan import Plan
 from ddimkit.prediction import Clip, Prediction, check_clip, check_prediction
-from ddimkit.record import make_record
 from ddimkit.schedule import NoiseSchedule
 from ddimkit.step import Coefficients, advance, check_image, check_output, needed_noise, predict
 from ddimkit.timesteps import Spacing, chosen

@@ -13,15 +13,15 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 import torch
 
 from ddimkit._arguments import module_of
-from ddimkit.acceleration import Accelerated
 from ddimkit.errors import WeightsError
 from ddimkit.loop import Model
 from ddimkit.models.unet import UNet, UNetConfig, channels_last
 from ddimkit.prediction import Clip, DynamicThreshold, Prediction, check_clip, check_prediction
-from ddimkit.published import find_published, weights_folder
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import NoiseSchedule
-from ddimkit.tensorfile import read_tensors, write_tensors
+from ddimkit.speed.acceleration import Accelerated
+from ddimkit.weights.registry import find_published, weights_folder
+from ddimkit.weights.tensorfile import read_tensors, write_tensors
 
 __all__ = ["ModelBundle", "PresetName", "load_bundle", "load_pretrained", "save_bundle"]
 
@@ -97,7 +97,7 @@ class ModelBundle:
     def weights_sha256(self) -> str | None:
         """Hash of the model's parameters and buffers, names and bytes; None for a model that neither is nor holds a module.
 
-        Half precision, where :func:`~ddimkit.acceleration.accelerate` chose it, is part of it: it makes other images.
+        Half precision, where :func:`~ddimkit.speed.acceleration.accelerate` chose it, is part of it: it makes other images.
         """
         module = module_of(self.model)
         if module is None:

@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddimkit._training.pace import Pace
+from ddimkit._training.session import Session, pick_device
+from ddimkit._training.trainer import Forward, Moment, Trainer
 from ddimkit.errors import DDIMKitError
 from ddimkit.models.data import load_images
 from ddimkit.quality.augment import augment
@@ -27,9 +30,6 @@ from ddimkit.quality.network import FeatureNetwork, FeatureNetworkConfig, load_n
 from ddimkit.quality.recipe import CIFAR10_FEATURES, MNIST_FEATURES, FeatureRecipe
 from ddimkit.quality.reference import Reference
 from ddimkit.quality.yardstick import Yardstick
-from ddimkit.training.pace import Pace
-from ddimkit.training.session import Session, pick_device
-from ddimkit.training.trainer import Forward, Moment, Trainer
 
 __all__ = ["CIFAR10_FEATURES", "MNIST_FEATURES", "Classifier", "Classifying", "FeatureRecipe", "accuracy", "main", "train"]
 

@@ -15,14 +15,14 @@ from torch import Tensor
 from ddimkit.analytic import Gaussian
 from ddimkit.errors import WeightsError
 from ddimkit.noise import STREAM_X_T, keyed_normal
-from ddimkit.pieces import has_content, read_content
-from ddimkit.published import find_published, published_hashes, weights_folder
 from ddimkit.quality.features import Extractor
 from ddimkit.quality.measure import Quality, judge
 from ddimkit.quality.network import load_network
 from ddimkit.quality.reference import Reference, Training
 from ddimkit.quality.statistics import FeatureStatistics
-from ddimkit.tensorfile import check_sha256
+from ddimkit.weights.pieces import has_content, read_content
+from ddimkit.weights.registry import find_published, published_hashes, weights_folder
+from ddimkit.weights.tensorfile import check_sha256
 
 __all__ = ["YARDSTICKS", "Yardstick", "load_yardstick", "read_yardstick"]
 

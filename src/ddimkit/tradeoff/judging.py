@@ -23,9 +23,9 @@ from ddimkit.quality.features import to_bytes
 from ddimkit.quality.measure import Quality
 from ddimkit.quality.yardstick import Yardstick
 from ddimkit.sampling import PlanSampler
-from ddimkit.tensorfile import read_tensors, write_tensors
 from ddimkit.tradeoff.configurations import KEPT, Configuration, model_code
 from ddimkit.tradeoff.results import TradeoffCurve
+from ddimkit.weights.tensorfile import read_tensors, write_tensors
 
 __all__ = ["DRAWN", "Drawn", "Judged", "Judging", "SampleCounts", "draw"]
 

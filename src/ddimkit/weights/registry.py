@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ddimkit.errors import WeightsError
-from ddimkit.pieces import has_content
+from ddimkit.weights.pieces import has_content
 
 __all__ = ["CHECKOUT", "HASHES", "VARIABLE", "find_published", "published_hashes", "weights_folder"]
 
 VARIABLE = "DDIMKIT_WEIGHTS"
 """Name of the environment's variable that names a folder of weights."""
 
-CHECKOUT = Path(__file__).parents[2] / "benchmarks" / "weights"
+CHECKOUT = Path(__file__).parents[3] / "benchmarks" / "weights"
 """Where they lie in a checkout."""
 
-HASHES = Path(__file__).parent / "published.json"
+HASHES = Path(__file__).parent / "registry.json"
 """The SHA-256 of each file that has been published; ``benchmarks/publish_weights.py`` writes it."""
 
 

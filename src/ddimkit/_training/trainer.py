@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ddimkit.training.gradients import check_gradients
+from ddimkit._training.gradients import check_gradients
 
 __all__ = ["Forward", "Moment", "Settings", "Task", "Trainer"]
 

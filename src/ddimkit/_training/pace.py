@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.benchmark import timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddimkit.training.trainer import Task, Trainer
+from ddimkit._training.trainer import Task, Trainer
 
 __all__ = ["Pace", "matrix_rate", "training_flops"]
 

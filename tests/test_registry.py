@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddimkit import UNet, WeightsError, load_pretrained, published
+from ddimkit import UNet, WeightsError, load_pretrained
 from ddimkit.models.bundle import save_bundle
 from ddimkit.models.recipe import CIFAR10_RECIPE
-from ddimkit.pieces import write_pieces
 from ddimkit.quality import Reference, Yardstick, load_yardstick
 from ddimkit.quality.network import FeatureNetwork, FeatureNetworkConfig, load_network, save_network
+from ddimkit.weights import registry
+from ddimkit.weights.pieces import write_pieces
 from test_bundle import Malicious, small
 
 FILES = ("cifar10-features.safetensors", "cifar10-reference-test.safetensors", "cifar10-scale-test.json")
@@ -31,16 +32,16 @@ def weights(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a checkout with weights nor a folder that the environment names; hashes in a file of the test's own."""
-    monkeypatch.setattr(published, "CHECKOUT", tmp_path / "checkout")
-    monkeypatch.setattr(published, "HASHES", tmp_path / "published.json")
-    monkeypatch.delenv(published.VARIABLE, raising=False)
-    published.HASHES.write_text("{}")
+    monkeypatch.setattr(registry, "CHECKOUT", tmp_path / "checkout")
+    monkeypatch.setattr(registry, "HASHES", tmp_path / "published.json")
+    monkeypatch.delenv(registry.VARIABLE, raising=False)
+    registry.HASHES.write_text("{}")
 
 
 def publish(folder: Path, *names: str) -> None:
     """Enter the hashes of files as they are now."""
     hashes = {name: sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    published.HASHES.write_text(json.dumps(hashes))
+    registry.HASHES.write_text(json.dumps(hashes))
 
 
 def test_what_has_not_been_published_says_so_and_how_to_train_it(weights: Path) -> None:
@@ -62,12 +63,12 @@ def test_they_are_found_where_the_caller_the_environment_or_the_checkout_says(
     assert load_pretrained("cifar10", folder=weights).name == "small"
     with pytest.raises(WeightsError, match=r"checkout: it is not part of the wheel.*DDIMKIT_WEIGHTS.*models\.train cifar10"):
         load_pretrained("cifar10")
-    monkeypatch.setenv(published.VARIABLE, str(weights))
+    monkeypatch.setenv(registry.VARIABLE, str(weights))
     assert load_pretrained("cifar10").name == "small"
     with pytest.raises(WeightsError, match="elsewhere: it is not part"):  # a folder that is named is the only one
         load_pretrained("cifar10", folder=tmp_path / "elsewhere")
-    monkeypatch.delenv(published.VARIABLE)
-    monkeypatch.setattr(published, "CHECKOUT", weights)
+    monkeypatch.delenv(registry.VARIABLE)
+    monkeypatch.setattr(registry, "CHECKOUT", weights)
     assert load_pretrained("cifar10").name == "small"
 
 

@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ddimkit._training.trainer import Trainer
 from ddimkit.errors import WeightsError
-from ddimkit.pieces import write_pieces
-from ddimkit.tensorfile import pack_tensors, read_tensors
-from ddimkit.training.trainer import Trainer
+from ddimkit.weights.pieces import write_pieces
+from ddimkit.weights.tensorfile import pack_tensors, read_tensors
 
 __all__ = ["load_checkpoint", "load_portable", "save_checkpoint", "save_portable"]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ddimkit._training.checkpoint import load_checkpoint, load_portable, save_checkpoint, save_portable
+from ddimkit._training.pace import Pace
+from ddimkit._training.trainer import Trainer
 from ddimkit.loop import check_device
-from ddimkit.pieces import has_content
-from ddimkit.training.checkpoint import load_checkpoint, load_portable, save_checkpoint, save_portable
-from ddimkit.training.pace import Pace
-from ddimkit.training.trainer import Trainer
+from ddimkit.weights.pieces import has_content
 
 __all__ = ["PORTABLE", "Session", "pick_device"]
 

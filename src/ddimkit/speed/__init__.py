@@ -1,0 +1,1 @@
+"""Faster forward passes and sampling loops: :func:`~ddimkit.speed.acceleration.accelerate` and CUDA graphs."""
