@@ -1,15 +1,16 @@
-"""A contest: contenders take turns, round after round, so that a machine that changes its pace changes it for all of them."""
+"""A contest: contenders take turns, round after round, so that a change of the machine's speed falls on all of them."""
 
 import gc
+import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import Any
 
 from torch.utils.benchmark import timer
 
-from ddimkit.tradeoff.eta_cost import median_interval
-from ddimkit.tradeoff.findings import fit_power
+from ddimkit.tradeoff.fit import fit_power
 
 _MOST_CALLS = 10_000
 _NEAR = 0.01
@@ -129,6 +130,23 @@ class Contest:
     def figures(self) -> dict[str, dict[str, float]]:
         """Median and quartiles of every contender in microseconds a unit, for JSON."""
         return {name: _spread(seconds) for name, seconds in self.seconds.items()}
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    r"""The interval of the median that the sign test gives, exact for any continuous distribution; None for too few values.
+
+    :math:`[x_{(k)}, x_{(n+1-k)}]` of the ordered values, with the largest k for which a binomial variable of n fair throws is
+    below k with a probability of at most ``(1 - confidence) / 2``.
+    """
+    n, k, below = len(values), 0, 0
+    outside = Fraction(str(1 - confidence)).limit_denominator(10**6)  # floats end at 2^1024
+    while k < n and 2 * (below + math.comb(n, k)) <= outside * 2**n:
+        below += math.comb(n, k)
+        k += 1
+    if k == 0:
+        return None
+    ordered = sorted(values)
+    return ordered[k - 1], ordered[n - k]
 
 
 def _spread(seconds: tuple[float, ...]) -> dict[str, float]:

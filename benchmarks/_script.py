@@ -56,7 +56,7 @@ def integers(text: str) -> tuple[int, ...]:
 
 def words(text: str) -> tuple[str, ...]:
     """``"default,max-autotune"`` as a tuple."""
-    return tuple(part.strip() for part in text.split(","))
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def dtype_of(precision: Precision) -> torch.dtype:

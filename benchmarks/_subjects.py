@@ -1,4 +1,4 @@
-"""What the scripts beside this one study: a model and what judges it, published or from a folder of one's own."""
+"""What the scripts study: a model and its evaluator, published or from a folder of one's own."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import torch
 
 from ddimkit import ModelBundle, load_pretrained
 from ddimkit.models.bundle import load_bundle
-from ddimkit.quality import Yardstick, load_yardstick
-from ddimkit.quality.yardstick import Split, read_yardstick
+from ddimkit.quality import Evaluator, load_evaluator
+from ddimkit.quality.evaluator import Split, read_evaluator
 
 
 def find_model(name: str, weights: Path | None) -> ModelBundle:
@@ -15,11 +15,11 @@ def find_model(name: str, weights: Path | None) -> ModelBundle:
     return load_pretrained(name) if weights is None else load_bundle(weights / f"{name}.safetensors")
 
 
-def find_yardstick(name: str, weights: Path | None, device: torch.device, split: Split = "test") -> Yardstick:
-    """What judges its images; from ``weights``, which ``python -m ddimkit.quality.train`` wrote, without a look at its hashes."""
+def find_evaluator(name: str, weights: Path | None, device: torch.device, split: Split = "test") -> Evaluator:
+    """The model's evaluator; from ``weights``, which ``python -m ddimkit._features.train`` wrote, without a look at its hashes."""
     if weights is None:
-        return load_yardstick(name, split, device=device)
-    return read_yardstick(name, weights, split, device=device)
+        return load_evaluator(name, split, device=device)
+    return read_evaluator(name, weights, split, device=device)
 
 
 def pick_device(name: str | None) -> torch.device:

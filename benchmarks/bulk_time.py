@@ -15,13 +15,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from _subjects import find_model, pick_device
-from ddimkit import DDIMSampler, ModelBundle, TradeoffCurve, sweep
+from ddimkit import DDIMSampler, ModelBundle, Study, sweep
+from ddimkit.tradeoff.times import Times, speedup
 
 FEW = 16
 
 
-def measure(bundle: ModelBundle, images: int, arguments: argparse.Namespace) -> TradeoffCurve:
-    """The times of one batch of so many images, or what an earlier call has measured."""
+def measure(bundle: ModelBundle, images: int, arguments: argparse.Namespace) -> Study:
+    """The times of one batch of so many images, or what an earlier call measured."""
     bar = tqdm(unit="call", unit_scale=True, desc=f"{images} images")
 
     def progress(done: int, total: int, what: str) -> None:
@@ -40,22 +41,29 @@ def measure(bundle: ModelBundle, images: int, arguments: argparse.Namespace) -> 
         )
 
 
-def rows(few: TradeoffCurve, many: TradeoffCurve, count: int) -> list[dict[str, object]]:
+def rows(few: Study, many: Study, count: int) -> list[dict[str, object]]:
     """For each configuration the seconds of both, those of the many from one batch of them."""
-    batch = len(many.baseline.seeds)
-    times = {c.label: c for c in many.configurations}
-    return [
-        {
-            "label": c.label,
-            "calls": c.nfe,
-            "seconds_few": c.total_seconds,
-            "seconds_batch": times[c.label].total_seconds,
-            "seconds_many": times[c.label].total_seconds * math.ceil(count / batch),
-            "speedup_few": c.speedup,
-            "speedup_many": times[c.label].speedup,
-        }
-        for c in few.configurations
-    ]
+    found = list[dict[str, object]]()
+    for row in few.rows:
+        one, batch = _times(few, row.label), _times(many, row.label)
+        found.append(
+            {
+                "label": row.label,
+                "calls": row.calls,
+                "seconds_few": one.seconds,
+                "seconds_batch": batch.seconds,
+                "seconds_many": batch.seconds * math.ceil(count / batch.batch),
+                "speedup_few": speedup(_times(few, few.baseline), one).ratio,
+                "speedup_many": speedup(_times(many, many.baseline), batch).ratio,
+            }
+        )
+    return found
+
+
+def _times(study: Study, label: str) -> Times:
+    times = study.row(label).times
+    assert times is not None
+    return times
 
 
 def main() -> None:

@@ -4,7 +4,7 @@
 
 The bundled model's forward runs in autocast, as ``accelerate`` lets it; x and the sampler's arithmetic stay float32. Drift is the
 root mean square distance of x from float32's x of the same seed after so many steps; beside it stands the distance of other seeds'
-images, by which it is to be judged, and the difference of the kernel distances with its paired 95 % interval.
+images, with which it compares, and the difference of the kernel distances with its paired 95 % interval.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from _script import chosen, options, start, words, write
 from ddimkit import DDIMSampler, DDPMSampler, ModelBundle, PlanSampler, accelerate, load_pretrained
-from ddimkit.quality import Quality, difference, load_yardstick
+from ddimkit.quality import Quality, difference, load_evaluator
 from ddimkit.speed.acceleration import Precision
 
 SAMPLERS = {"DDIM": DDIMSampler, "DDPM": DDPMSampler}
@@ -30,7 +30,7 @@ def checkpoints(steps: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(max(1, round(part * steps)) for part in _CHECKPOINTS))
 
 
-def walk(sampler: PlanSampler, model: Any, bundle: ModelBundle, arguments: argparse.Namespace) -> dict[int, Tensor]:
+def run(sampler: PlanSampler, model: Any, bundle: ModelBundle, arguments: argparse.Namespace) -> dict[int, Tensor]:
     """X of every sample at each checkpoint, a batch of seeds at a time."""
     found: dict[int, list[Tensor]] = {step: [] for step in checkpoints(sampler.nfe)}
     for first in tqdm(range(0, arguments.samples, arguments.batch), unit="batch", leave=False):
@@ -48,25 +48,24 @@ def rms(x: Tensor, y: Tensor) -> float:
 
 def compare(name: str, bundle: ModelBundle, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """One sampler in every precision."""
-    sampler, yardstick = bundle.sampler(SAMPLERS[name], steps=arguments.steps), load_yardstick(arguments.network)
-    judge = partial(yardstick.judge, seeds=range(arguments.samples))
+    sampler, evaluator = bundle.sampler(SAMPLERS[name], steps=arguments.steps), load_evaluator(arguments.network)
+    evaluate = partial(evaluator.evaluate, seeds=range(arguments.samples))
     runs: dict[str, dict[int, Tensor]] = {}
     for precision in ("float32", *arguments.precisions):
         fast = accelerate(bundle.model, device=device, precision=precision, compile=arguments.compile)  # type: ignore[arg-type]
         with torch.backends.cudnn.flags(allow_tf32=False):  # else float32 would be half precision too
-            runs[precision] = walk(sampler, fast, bundle, arguments)
+            runs[precision] = run(sampler, fast, bundle, arguments)
     exact = runs["float32"]
-    last, wanted = exact[sampler.nfe], judge(exact[sampler.nfe])
+    last, wanted = exact[sampler.nfe], evaluate(exact[sampler.nfe])
     drift = {p: {step: rms(x, exact[step]) for step, x in runs[p].items()} for p in arguments.precisions}
-    quality = {p: _gap(judge(runs[p][sampler.nfe]), wanted) for p in arguments.precisions}
+    quality = {p: _gap(evaluate(runs[p][sampler.nfe]), wanted) for p in arguments.precisions}
     label = f"{name}-{arguments.steps}"
     return {"name": label, "drift": drift, "other_seeds": rms(last, last.roll(1, 0)), "kernel": wanted.kernel.value, "gap": quality}
 
 
 def _gap(half: Quality, full: Quality) -> dict[str, float]:
     found = difference(half, full)
-    low, high = found.interval()
-    return {"value": found.value, "low": low, "high": high}
+    return {"value": found.value, "low": found.low, "high": found.high}
 
 
 def report(case: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Put finished weights and yardsticks where ``load_pretrained`` and ``load_yardstick`` find them, and their hashes in the package.
+"""Put finished weights and evaluators where ``load_pretrained`` and ``load_evaluator`` find them, and their hashes in the package.
 
     python benchmarks/publish_weights.py FOLDER [--name cifar10] [--what model,features]
 
-``FOLDER`` is what ``python -m ddimkit.models.train`` and ``python -m ddimkit.quality.train`` wrote (``--out``). Each file is read
+``FOLDER`` is what ``python -m ddimkit.models.train`` and ``python -m ddimkit._features.train`` wrote (``--out``). Each file is read
 as it will be read later, checked against the limits of ``benchmarks/weights`` (a model of 24 MB, a feature network of 3 MB and
 93 % accuracy), and copied there, in pieces where it is large. Files of another ``--what`` keep their hashes.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ddimkit import DDIMKitError
 from ddimkit.models.bundle import load_bundle
-from ddimkit.quality.yardstick import read_yardstick
+from ddimkit.quality.evaluator import read_evaluator
 from ddimkit.weights.pieces import MOST_BYTES, write_pieces
 from ddimkit.weights.registry import CHECKOUT, HASHES, published_hashes
 from ddimkit.weights.tensorfile import read_tensors
@@ -34,7 +34,7 @@ def check_model(folder: Path, name: str) -> list[str]:
 
 
 def check_features(folder: Path, name: str) -> list[str]:
-    """The files of both yardsticks; a ValueError where they are not fit to be published."""
+    """The files of both evaluators; a ValueError where they are not fit to be published."""
     network = folder / f"{name}-features.safetensors"
     size, figures = network.stat().st_size, read_tensors(network, kind="ddimkit-features", schema=1).settings["figures"]
     if size > MOST_NETWORK:
@@ -42,7 +42,7 @@ def check_features(folder: Path, name: str) -> list[str]:
     if figures["test_accuracy"] < LEAST_ACCURACY:
         raise ValueError(f"{network} gets {figures['test_accuracy']:.2%} of the test images right, less than {LEAST_ACCURACY:.0%}")
     for split in ("train", "test"):
-        read_yardstick(name, folder, split)
+        read_evaluator(name, folder, split)
     kinds = ("reference-{}.safetensors", "scale-{}.json")
     return [network.name, *(f"{name}-{kind.format(split)}" for split in ("train", "test") for kind in kinds)]
 

@@ -3,7 +3,7 @@
     python benchmarks/sampler_overhead.py [--device cpu] [--threads 1] [--steps 1000] [--rounds 7] [--no-compile]
                                           [--out results/….json]
 
-The model returns a constant tensor, so that all time is the sampler's. The yardstick is one out-of-place
+The model returns a constant tensor, so that all time is the sampler's. It is compared with one out-of-place
 ``torch.add(x * a, out, alpha=b)``, the arithmetic of a step at eta 0. Contenders take turns, round after round; a
 figure is the median over rounds of microseconds a step, a ratio the median over rounds of the two times of one round.
 """
@@ -19,8 +19,8 @@ from _contest import Contender, Contest, Ratio, case, contest
 from _networks import network
 from _script import chosen, options, start, write
 from ddimkit import DDIMSampler, NoiseSchedule
+from ddimkit._compilers import has_compiler
 from ddimkit.noise import compile_noise
-from ddimkit.speed._compilers import has_compiler
 
 SHAPE = (16, 1, 28, 28)
 
@@ -64,7 +64,7 @@ def compiled(run: Callable[[], None]) -> Callable[[], None]:
     return turn
 
 
-def yardstick(steps: int, device: torch.device) -> Callable[[], None]:
+def arithmetic(steps: int, device: torch.device) -> Callable[[], None]:
     """The bare expression, as often as there are steps."""
     x, constant = torch.randn(SHAPE, device=device), torch.randn(SHAPE, device=device)
 
@@ -96,7 +96,7 @@ def contenders(steps: int, device: torch.device, *, calls: int, with_compiled: b
     """All that take turns; diffusers only where it is installed."""
     noise = torch.randn(SHAPE, device=device)
     runs = {
-        "one expression": yardstick(steps, device),
+        "one expression": arithmetic(steps, device),
         "ours, eta 0": ours(steps, device, 0.0, None),
         "ours, eta 1, noise given": ours(steps, device, 1.0, noise),
         "ours, eta 1, keyed noise": ours(steps, device, 1.0, None),
@@ -111,7 +111,7 @@ def contenders(steps: int, device: torch.device, *, calls: int, with_compiled: b
 
 
 def compare(found: Contest) -> dict[str, Ratio]:
-    """What a step of ours costs over what it is to be measured by."""
+    """What a step of ours costs over the others."""
     pairs = [
         ("ours, eta 0", "one expression", 1.5),
         ("ours, eta 0", "diffusers, eta 0", 1 / 6),

@@ -1,7 +1,7 @@
 """Does the paper's Table 1 come out here? Fréchet distances of DDIM and DDPM at few steps, the paper's figures beside ours.
 
     python benchmarks/table1.py --weights FOLDER [--images 50000] [--steps 10,20,50,100,1000] [--rows "eta 0,…,sigma-hat"]
-                                [--inception FILE --data DIR | --yardstick FOLDER] [--batch 500] [--compile] [--minutes M]
+                                [--inception FILE --data DIR | --evaluator FOLDER] [--batch 500] [--compile] [--minutes M]
                                 [--work table1] [--device cpu] [--out results/….json]
 
 ``--weights`` is the published checkpoint of Ho et al. in diffusers' format (``config.json`` and safetensors, as of
@@ -18,21 +18,22 @@ Source: Song, Meng and Ermon, *Denoising Diffusion Implicit Models*, 2020, Table
 import argparse
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from _subjects import find_yardstick, pick_device
+from _subjects import find_evaluator, pick_device
 from ddimkit import DDIMSampler, DDPMSampler, ModelBundle, NoiseSchedule, PlanSampler, UNet
 from ddimkit.interop.inception import inception_extractor
 from ddimkit.models.bundle import load_bundle
 from ddimkit.models.data import load_images
 from ddimkit.models.unet import channels_last
-from ddimkit.quality import Extractor, Quality, Reference, Yardstick
-from ddimkit.tradeoff.judging import draw
+from ddimkit.quality import Evaluator, Extractor, Quality, Reference
+from ddimkit.timesteps import Spacing
+from ddimkit.tradeoff.drawing import draw
 from ddimkit.tradeoff.timing import describe_machine, versions
 
 STEPS = (10, 20, 50, 100, 1000)
@@ -47,7 +48,7 @@ PAPER = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of the table: its sampler, and what judged its images; None where they are not all drawn yet."""
+    """One figure of the table: its sampler and the metrics of its images; None where they are not all drawn yet."""
 
     row: str
     steps: int
@@ -61,9 +62,9 @@ class Cell:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        quality = None if self.quality is None else self.quality.to_dict()
-        walk = {"timesteps": list(self.sampler.timesteps), "record": self.sampler.record()}
-        return {"row": self.row, "steps": self.steps, "paper": self.paper, **walk, "quality": quality}
+        quality = None if self.quality is None else {**self.quality.to_dict(), "label": asdict(self.quality.label)}
+        used = {"timesteps": list(self.sampler.timesteps), "record": self.sampler.record()}
+        return {"row": self.row, "steps": self.steps, "paper": self.paper, **used, "quality": quality}
 
 
 def find_bundle(folder: Path) -> ModelBundle:
@@ -77,22 +78,22 @@ def find_bundle(folder: Path) -> ModelBundle:
 
 def make_sampler(bundle: ModelBundle, row: str, steps: int) -> PlanSampler:
     """The sampler of a row at so many steps, as the paper's code has it."""
-    spacing = "trailing" if steps == bundle.schedule.num_timesteps else "quadratic_song2021"
+    spacing: Spacing = "trailing" if steps == bundle.schedule.num_timesteps else "quadratic_song2021"
     if row == "sigma-hat":
         return bundle.sampler(DDPMSampler, steps=steps, spacing=spacing, variance="fixed_large", clip=(-1.0, 1.0))
     return bundle.sampler(DDIMSampler, steps=steps, spacing=spacing, eta=float(row.removeprefix("eta ")), clip=None)
 
 
-def inception_yardstick(weights: Path, data: Path, work: Path, device: torch.device) -> Yardstick:
+def inception_evaluator(weights: Path, data: Path, work: Path, device: torch.device) -> Evaluator:
     """Inception's features of the training images, which are kept for the next sitting, and of the test images."""
     extractor: Extractor = inception_extractor(weights, device=device)
     path = work / f"reference-{extractor.sha256[:12]}.safetensors"
     if not path.exists():
         Reference.of("cifar10 train", extractor(load_images("cifar10", data)[0]), extractor).save(path)
-    return Yardstick.of(extractor, Reference.load(path), load_images("cifar10", data, "test")[0])
+    return Evaluator.of(extractor, Reference.load(path), load_images("cifar10", data, "test")[0])
 
 
-def fill(bundle: ModelBundle, yardstick: Yardstick, arguments: argparse.Namespace, device: torch.device) -> list[Cell]:
+def fill(bundle: ModelBundle, evaluator: Evaluator, arguments: argparse.Namespace, device: torch.device) -> list[Cell]:
     """Every cell of the table, as far as the time goes; those of few steps first."""
     wanted = [(row, steps) for steps in sorted(arguments.steps) for row in arguments.rows]
     cells = []
@@ -102,7 +103,7 @@ def fill(bundle: ModelBundle, yardstick: Yardstick, arguments: argparse.Namespac
             sampler,
             bundle,
             arguments.images,
-            yardstick,
+            evaluator,
             device=device,
             batch=arguments.batch,
             path=arguments.work / "drawn" / f"{row}-{steps}.safetensors".replace(" ", "-"),
@@ -110,8 +111,8 @@ def fill(bundle: ModelBundle, yardstick: Yardstick, arguments: argparse.Namespac
             whole_batches=arguments.compile,
         )
         seeds = range(arguments.images)
-        judged = yardstick.judge_features(drawn.features.numpy(), seeds) if len(drawn) == len(seeds) else None
-        cells.append(Cell(row, steps, sampler, judged))
+        quality = evaluator.evaluate_features(drawn.features.numpy(), seeds) if len(drawn) == len(seeds) else None
+        cells.append(Cell(row, steps, sampler, quality))
     return cells
 
 
@@ -129,7 +130,7 @@ def _written(cell: Cell) -> str:
 
 
 def main() -> None:
-    """Draw, judge, print the table, and write it if asked to."""
+    """Draw, evaluate, print the table, and write it if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--images", type=int, default=50_000)
@@ -137,7 +138,7 @@ def main() -> None:
     parser.add_argument("--rows", type=lambda text: text.split(","), default=list(PAPER), help=", ".join(PAPER))
     parser.add_argument("--inception", type=Path, help="safetensors file of Inception's weights")
     parser.add_argument("--data", type=Path, help="folder of the original data files, for --inception")
-    parser.add_argument("--yardstick", type=Path, help="folder of feature network and reference of your own")
+    parser.add_argument("--evaluator", type=Path, help="folder of feature network and reference of your own")
     parser.add_argument("--batch", type=int, help="images drawn at once; 64 on a CPU and 1000 elsewhere by default")
     parser.add_argument("--compile", action="store_true", help="draw with the model compiled")
     parser.add_argument("--minutes", type=float, default=1e9, help="end the sitting after so long")
@@ -152,16 +153,16 @@ def main() -> None:
     arguments.end, device = time.monotonic() + 60 * arguments.minutes, pick_device(arguments.device)
     arguments.work.mkdir(parents=True, exist_ok=True)
     bundle = find_bundle(arguments.weights)
-    yardstick = (
-        find_yardstick("cifar10", arguments.yardstick, device, "train")
+    evaluator = (
+        find_evaluator("cifar10", arguments.evaluator, device, "train")
         if arguments.inception is None
-        else inception_yardstick(arguments.inception, arguments.data, arguments.work, device)
+        else inception_evaluator(arguments.inception, arguments.data, arguments.work, device)
     )
     bundle.model.to(device)
     if arguments.compile:
         bundle.model.compile(dynamic=False)
-    cells = fill(bundle, yardstick, arguments, device)
-    print(f"Fréchet distance of {arguments.images} images by {yardstick.extractor.name}; in brackets the paper's, by Inception.\n")
+    cells = fill(bundle, evaluator, arguments, device)
+    print(f"Fréchet distance of {arguments.images} images by {evaluator.extractor.name}; in brackets the paper's, by Inception.\n")
     print(table(cells))
     if arguments.out:
         named = {"weights_sha256": bundle.weights_sha256(), "machine": describe_machine(device), "versions": versions()}

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import promises_table  # noqa: E402
 import speed_page  # noqa: E402
 import study_page  # noqa: E402
 from ddimkit import cli  # noqa: E402
-from ddimkit.tradeoff import studies  # noqa: E402
+from ddimkit.tradeoff.committed import FOLDER  # noqa: E402
 from ddimkit.weights import registry  # noqa: E402
 
 project = "ddimkit"
@@ -86,6 +87,15 @@ _SIGNATURE_FIXES = (
 )
 
 
+# Modules whose names are documented where users import them from.
+_REEXPORTED = {
+    "ddimkit.learning.objectives.": "ddimkit.learning.",
+    "ddimkit.learning.search.": "ddimkit.learning.",
+    "ddimkit.speed.graphs.": "ddimkit.graphs.",
+    "ddimkit.testing.conformance.": "ddimkit.testing.",
+}
+
+
 def shorten_signature(
     app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
@@ -99,15 +109,22 @@ def resolve_public_name(app: Sphinx, env: Any, node: Any, contnode: nodes.Node) 
     """Link ``ddimkit.X``, and plain ``X`` where it is not of the page's own module, to where X is documented."""
     if node.get("refdomain") != "py":
         return None
-    name, _, member = node["reftarget"].removeprefix("ddimkit.").partition(".")
+    known = env.domains["py"].objects
+    target = next((name for name in _homes(node["reftarget"]) if name in known), None)
+    return target and env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, contnode)
+
+
+def _homes(target: str) -> Iterator[str]:
+    """Where a name may be documented: in the module that defines it, or in the module that users import it from."""
+    name, _, member = target.removeprefix("ddimkit.").partition(".")
     homes = {"FloatArray": "ddimkit.schedule", "Model": "ddimkit.loop", "NoiseFn": "ddimkit.loop"}
-    home = homes.get(name) or getattr(getattr(ddimkit, name, None), "__module__", None)
-    if home is None or name not in (*ddimkit.__all__, *homes):
-        return None
-    target = ".".join(part for part in (home, name, member) if part)
-    if target not in env.domains["py"].objects:
-        return None
-    return env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, contnode)
+    home = homes.get(name) or getattr(getattr(ddimkit, name, None), "__module__", "")
+    if name in (*ddimkit.__all__, *homes):
+        target = ".".join(part for part in (home, name, member) if part)
+    yield target
+    for inner, outer in _REEXPORTED.items():
+        if target.startswith(inner):
+            yield outer + target.removeprefix(inner)
 
 
 def _breakable(name: str) -> nodes.raw:
@@ -170,24 +187,21 @@ class CommandLine(SphinxDirective):
 
 
 class Study(SphinxDirective):
-    """The figures of a bundled model's study."""
+    """The study of a bundled model: tables, sentences, and charts that are drawn for the page."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        for path in (Path(study_page.__file__), registry.HASHES, *Path(studies.__file__).parent.glob("data/*.json")):
+        name = self.arguments[0]
+        for path in (
+            Path(study_page.__file__),
+            registry.HASHES,
+            *study_page.RESULTS.glob("*-study-*.json"),
+            *FOLDER.glob("*.json"),
+        ):
             self.env.note_dependency(str(path))
-        return self.parse_text_to_nodes(self.page(self.arguments[0]), allow_section_headings=True)
-
-    @staticmethod
-    def page(name: str) -> str:
-        return study_page.page(name)
-
-
-class Budget(Study):
-    """Which sampler and timesteps for a number of model calls."""
-
-    page = staticmethod(study_page.budget_page)
+        study_page.draw(name)
+        return self.parse_text_to_nodes(study_page.page(name), allow_section_headings=True)
 
 
 class Orders(SphinxDirective):
@@ -219,6 +233,5 @@ def setup(app: Sphinx) -> None:
     app.add_directive("study", Study)
     app.add_directive("benchmark", Benchmark)
     app.add_directive("orders", Orders)
-    app.add_directive("budget", Budget)
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("missing-reference", resolve_public_name)

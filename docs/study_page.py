@@ -1,71 +1,84 @@
-"""The figures of a committed study as Markdown: scale, curve, recommendation and presets, all computed from its results."""
+"""A study of one of our models as Markdown and charts: the answer first; everything is computed from the committed results."""
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ddimkit import ModelBundle, load_pretrained
-from ddimkit.tradeoff.budget import SEARCHED, BudgetStudy
-from ddimkit.tradeoff.budget_findings import budget_findings
-from ddimkit.tradeoff.findings import lines, refining
-from ddimkit.tradeoff.presets import Choice, choices
-from ddimkit.tradeoff.quality_findings import figure_with_interval, quality_findings
-from ddimkit.tradeoff.recommend import recommend
-from ddimkit.tradeoff.report import QUALITY_COLUMNS, quality_cells
-from ddimkit.tradeoff.results import TradeoffCurve
-from ddimkit.tradeoff.studies import find_budget_study, find_study
+from ddimkit import DDIMKitError, ModelBundle, Study, load_pretrained
+from ddimkit.quality import Quality
+from ddimkit.tradeoff.committed import find_study
+from ddimkit.tradeoff.findings import findings
+from ddimkit.tradeoff.gap import Gap
+from ddimkit.tradeoff.recommend import candidates
+from ddimkit.tradeoff.report.charts import charts_of
+from ddimkit.tradeoff.report.content import answer_of, title_of
+from ddimkit.tradeoff.report.samples import draw_samples
+from ddimkit.tradeoff.report.style import save_png
+from ddimkit.tradeoff.report.tables import MISSING, percent
+from ddimkit.tradeoff.rows import Row
+from ddimkit.tradeoff.wording import with_margin
 from ddimkit.weights.registry import published_hashes
 
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+PICTURES = Path(__file__).parent / "generated"
+"""Where a build puts the charts: no page of its own, and in no commit."""
+
 _BESIDE = ("cifar10",)
-_STATIC = Path(__file__).parent / "_static"
+_SEEDS = 12
+_SHOWN_CALLS = 100
+_SEARCHED = 12
 
 
 def page(name: str) -> str:
-    """What the study of a model of ours says; that there is none, where no weights have been published or no study is of them."""
+    """What the study of a model of ours found; that there is none, where no weights are published or no study is of them."""
     bundle = _model(name)
     if bundle is None:
         return f"No weights of the {name} model have been published yet, and so no study of them.\n"
-    study = find_study(bundle)
+    study = find_results(bundle)
     if study is None:
         return f"No study of the bundled {name} model's present weights has been made yet.\n"
     parts = [
-        "## The scale",  # first: what stands before a heading is lost
+        "## The answer",  # first: what stands before a heading is lost
+        *_answer(study),
+        "## Findings",
+        "\n".join(f"- {_text(sentence)}" for sentence in findings(study)),
+        "## Charts",
+        *(f"![{_text(chart.alt)}](/generated/{name}-{chart.name}.png)\n\n{_text(chart.caption)}" for chart in charts_of(study)),
+        "## The best of each number of calls",
+        _best(study),
+        "## The same seeds",
+        f"![A row for each sampler, a column for each seed](/generated/{name}-samples.png)",
+        "## Every row that was measured",
+        _measured(study),
+        "## Lists that were searched",
+        _lists(study),
         _about(study),
-        _table(QUALITY_COLUMNS[:-2], _scale(study)),
-        "## The curve",
-        _picture(name, "quality", "quality against steps"),
-        _table(QUALITY_COLUMNS[:-1], _curve(study)),
-        "\n".join(f"- {finding}" for finding in quality_findings(study, lines(study, every_eta=True))),
-        _picture(name, "samples", "the same seeds in every configuration"),
-        "## How few steps are enough",
-        "\n".join(f"- {reason}" for reason in recommend(study).reasons),
-        "## Presets",
-        _presets(choices(bundle), choices(bundle, refinable=False)),
-        "## Refining",
-        refining(study) or "",
-        _picture(name, "nearest", "images drawn, and below each the training image nearest to it"),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def budget_page(name: str) -> str:
-    """Which sampler and timesteps for a number of model calls, by the study of a model of ours; that there is none."""
+def draw(name: str) -> list[Path]:
+    """Draw the charts of a model's study, and images of the same seeds by some of its rows."""
     bundle = _model(name)
-    study = None if bundle is None else find_budget_study(bundle)
-    if bundle is None or study is None or not study.results:
-        return f"No study of samplers and timestep lists of the {name} model's present weights has been made yet.\n"
-    curve = find_study(bundle)
-    parts = [
-        "## The best of each budget",
-        _about(study),
-        "" if curve is None else _table(QUALITY_COLUMNS[:-2], _scale(curve)),
-        _picture(name, "budget", "kernel distance against model calls"),
-        _table(("model calls", "sampler", "timesteps", "kernel distance, by images that did not choose"), _best(study)),
-        "\n".join(f"- {finding}" for finding in budget_findings(study)),
-        "## What the search found",
-        _table(("sampler", "calls", "objective", "timesteps", "what came of it"), _lists(study)),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    study = None if bundle is None else find_results(bundle)
+    if bundle is None or study is None:
+        return []
+    PICTURES.mkdir(exist_ok=True)
+    drawn = [save_png(lambda chart=chart: chart.draw(False), PICTURES / f"{name}-{chart.name}.png") for chart in charts_of(study)]  # type: ignore[misc]
+    shown = [row for row in _shown(study) if row.calls <= _SHOWN_CALLS]
+    shape = (_SEEDS, *bundle.sample_shape)
+    images = {row.label: row.sampler.sample(bundle.model, shape, seed=range(_SEEDS)).numpy() for row in shown}
+    return [*drawn, save_png(lambda: draw_samples(replace(study, images=images)), PICTURES / f"{name}-samples.png")]
+
+
+def find_results(bundle: ModelBundle) -> Study | None:
+    """The newest committed results of a model's very weights with all rows; where there are none, the package's."""
+    for path in sorted(RESULTS.glob(f"*-study-{bundle.name}-*.json"), reverse=True):
+        study = Study.load(path)
+        if study.model["weights_sha256"] == bundle.weights_sha256():
+            return study
+    return find_study(bundle)
 
 
 def _model(name: str) -> ModelBundle | None:
@@ -73,52 +86,97 @@ def _model(name: str) -> ModelBundle | None:
     return load_pretrained(name) if published else None
 
 
-def _about(study: TradeoffCurve | BudgetStudy) -> str:
-    place = study.machine.get("gpu") or study.machine["processor"]
-    return f"Measured on {place}, torch {study.versions['torch']}; weights SHA-256 {study.model['weights_sha256'][:12]}…."
+def _answer(study: Study) -> list[str]:
+    """The recommendation with its reasons, and the presets."""
+    said = answer_of(study)
+    lines = [f"{name}: {text}." for name, text in said.facts] + list(said.reasons)
+    return [
+        f"**{_text(said.headline)}**",
+        "\n".join(f"- {_text(line)}" for line in lines),
+        *(part for group, rows in said.presets for part in (f"Presets. {_text(group)}:", _table(said.heads, rows))),
+    ]
 
 
-def _picture(model: str, name: str, words: str) -> str:
-    file = f"{model}-{name}.png"
-    return f"![{words[0].upper()}{words[1:]}](_static/{file})" if (_STATIC / file).exists() else ""
+def _best(study: Study) -> str:
+    """Of each number of calls what other seeds chose: the best of all, and the best that draws DDIM's image of a seed."""
+    rows = list[Sequence[str]]()
+    every, refinable = (candidates(study, refinable=only) for only in (False, True))
+    for row in sorted({*every, *refinable}, key=lambda row: (row.calls, row.refinable)):
+        if row.selection is not None and (row in every or row in refinable):
+            chosen, measured = (_distance(quality) for quality in (row.selection, row.quality))
+            rows.append((str(row.calls), row.label, "yes" if row.refinable else "no", chosen, measured, _closed(study, row)))
+    heads = ("calls", "sampler", "refinable", "KID that chose (images)", "KID measured (images)", "gap closed")
+    return _table(heads, rows) if rows else ""
 
 
-def _best(study: BudgetStudy) -> list[Sequence[str]]:
-    rows = []
-    for best in study.best():
-        times = best.spacing if best.spacing not in SEARCHED else f"{best.spacing}: {', '.join(map(str, best.timesteps))}"
-        rows.append((str(best.calls), best.sampler, times, figure_with_interval(best.fresh)))
-    return rows
+def _measured(study: Study) -> str:
+    """All rows by seeds that chose nothing, and the two ends of the scale."""
+    ends = {"other real images": study.real_vs_real, "noise": study.noise}
+    rows = [(row.label, *_metrics(row.quality), _closed(study, row), _number(row.same_seed)) for row in study.evaluated]
+    rows += [(name, *_metrics(end), MISSING, MISSING) for name, end in ends.items() if end is not None]
+    metrics = ("KID (images)", "FID", "precision", "recall", "class distance", "memorised")
+    return _table(("sampler and calls", *metrics, "gap closed", "same-seed distance"), rows)
 
 
-def _lists(study: BudgetStudy) -> list[Sequence[str]]:
-    return [(x.sampler, str(x.calls), x.objective, ", ".join(map(str, x.timesteps)), x.reason) for x in study.lists]
+def _lists(study: Study) -> str:
+    """The lists that a search found, up to so many calls, with their metrics by the seeds that choose."""
+    found = [row for row in study.rows if row.search and row.calls <= _SEARCHED]
+    rows = [
+        (
+            row.label,
+            ", ".join(map(str, row.sampler.timesteps)),
+            str((row.search or {}).get("reason", MISSING)),
+            _distance(row.selection),
+        )
+        for row in sorted(found, key=lambda row: (row.calls, row.label))
+    ]
+    return _table(("list", "timesteps", "the objective's gain", "KID (images)"), rows) if rows else "None."
 
 
-def _scale(study: TradeoffCurve) -> list[Sequence[str]]:
-    ends = (("other real images (floor)", study.floor), (study.baseline.label, study.baseline.quality), ("noise", study.noise))
-    return [_unbroken(quality_cells(name, quality, None, "")[:-2]) for name, quality in ends if quality is not None]
+def _metrics(quality: Quality | None) -> tuple[str, ...]:
+    if quality is None:
+        return (MISSING,) * 6
+    others = (quality.frechet, quality.precision, quality.recall, quality.class_distance, quality.memorised)
+    return _distance(quality), *(MISSING if one is None else with_margin(one) for one in others)
 
 
-def _curve(study: TradeoffCurve) -> list[Sequence[str]]:
-    return [_unbroken(quality_cells(c.label, c.quality, c.same_seed_distance, "")[:-1]) for c in study.configurations]
+def _distance(quality: Quality | None) -> str:
+    return MISSING if quality is None else f"{with_margin(quality.kernel)} ({quality.count:,})"
 
 
-def _unbroken(cells: Sequence[str]) -> list[str]:
-    """Cells whose lines do not break inside an interval."""
-    return [re.sub(r"\(.*\)| ±| /", lambda part: part[0].replace(" ", "\N{NO-BREAK SPACE}"), cell) for cell in cells]
+def _number(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.3f}"
 
 
-def _presets(refinable: dict[str, Choice], best: dict[str, Choice]) -> str:
-    rows = [(name, _named(choice), choice.reason, _named(best[name])) for name, choice in refinable.items()]
-    return _table(("preset", "sampler and steps", "why", "with `refinable=False`"), rows)
+def _closed(study: Study, row: Row) -> str:
+    try:
+        return percent(Gap(study).closed(row)) or MISSING
+    except DDIMKitError:
+        return MISSING
 
 
-def _named(choice: Choice) -> str:
-    name = choice.sampler.removesuffix("Sampler").replace("_", "-")
-    spacing = "" if choice.spacing == "trailing" else f", {choice.spacing} list" if choice.timesteps else f", {choice.spacing}"
-    return f"{name}, {choice.steps} steps{spacing}" + (f", eta {choice.eta:g}" if choice.eta else "")
+def _shown(study: Study) -> list[Row]:
+    """Rows whose images are shown: DDIM without noise, and the best of each number of calls."""
+    plain = [row for row in study.evaluated if re.fullmatch(r"DDIM-\d+", row.label)]
+    best = [row for row in candidates(study, refinable=False) if row.selection is not None]
+    return sorted(dict.fromkeys([*plain, *best]), key=lambda row: row.calls)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+def _about(study: Study) -> str:
+    weights = str(study.model["weights_sha256"])[:12]
+    return _text(f"{title_of(study)}, torch {study.versions['torch']}; weights SHA-256 {weights}….")
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *([_unbroken(_text(cell)) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _unbroken(cell: str) -> str:
+    """A cell whose lines do not break inside an interval."""
+    return re.sub(r"\([^)]*\)| ± ", lambda part: part[0].replace(" ", "\N{NO-BREAK SPACE}"), cell)
+
+
+def _text(text: str) -> str:
+    """A text in which nothing is markup."""
+    return " ".join("".join(f"\\{c}" if c in "\\`*_[]<>|#$" else c for c in text).split())

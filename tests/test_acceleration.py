@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddimkit import DDIMSampler, ModelBundle, NoiseSchedule, accelerate
+from ddimkit import DDIMSampler, ModelBundle, NoiseSchedule, _compilers, accelerate
+from ddimkit._compilers import has_compiler
 from ddimkit.graphs import capture
-from ddimkit.speed import _compilers, acceleration
-from ddimkit.speed._compilers import has_compiler
+from ddimkit.speed import acceleration
 from probes import column, normal
 
 SCHEDULE = NoiseSchedule.cosine(50)

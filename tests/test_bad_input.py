@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 import ddimkit
-from curves import toy
 from ddimkit import (
     DDIMKitError,
     DDIMSampler,
@@ -23,7 +22,7 @@ from ddimkit import (
     NoiseSchedule,
     Plan,
     PlanSampler,
-    TradeoffCurve,
+    Study,
     UNet,
     UNetConfig,
     load_pretrained,
@@ -33,6 +32,7 @@ from ddimkit.models.bundle import load_bundle
 from ddimkit.models.data import load_images, read_idx
 from ddimkit.models.train import Recipe
 from probes import normal, smooth, twice
+from studies import toy
 
 PACKAGE = Path(ddimkit.__file__).parent
 S = NoiseSchedule.linear()
@@ -242,6 +242,26 @@ CASES: dict[str, Case] = {
     "a device that is none": (lambda: draw(device="gpu"), ValueError, "device 'gpu' cannot be used here: give 'cpu'"),
     "a device that is not here": (lambda: draw(device="cuda:77"), ValueError, "device 'cuda:77' cannot be used here: give 'cpu'"),
     "arguments that are no mapping": (lambda: draw(model_kwargs=[1]), TypeError, "mapping of names to arguments, got list"),
+    "a batch size of 0": (lambda: draw(batch_size=0), ValueError, "batch_size must be an int of at least 1, got 0"),
+    "a batch size of truth": (lambda: draw(batch_size=True), ValueError, "batch_size must be an int of at least 1, got True"),
+    "a batch size of a half": (lambda: draw(batch_size=1.5), TypeError, "batch_size must be an int, got 1.5"),
+    "parts of a generator's noise": (
+        lambda: unseeded(generator=torch.Generator(), batch_size=1),
+        ValueError,
+        "batch_size needs noise keyed by seeds: generator and noise_fn make the noise of a whole batch; give seed= instead",
+    ),
+    "parts of a function's noise": (
+        lambda: unseeded(noise_fn=lambda _, like: like, batch_size=1),
+        ValueError,
+        "batch_size needs noise keyed by seeds",
+    ),
+    "NaN in a part": (
+        lambda: draw(
+            lambda x, t, bad: late(x, t) if bad.any() else x, batch_size=1, model_kwargs={"bad": torch.tensor([False, True])}
+        ),
+        DDIMKitError,
+        r"it began at step 1 \(t=500\)",
+    ),
     "a callback that is none": (lambda: draw(callback=3), TypeError, r"callable as callback\(state\), got int"),
     "a late start from nothing": (lambda: draw(start_at=1), ValueError, "start_at=1 needs x_T"),
     "a start after the end": (lambda: draw(shape=None, x_T=X, start_at=3), ValueError, r"0\.\.2, got 3"),
@@ -281,7 +301,12 @@ CASES: dict[str, Case] = {
     "a plan too short": (lambda: plan(b=[1]), ValueError, r"2 rows needs b of shape \(2, K\), got \(1, 1\)"),
     "a plan of negative noise": (lambda: plan(c=[-0.1, 0]), ValueError, "at least 0, got -0.1 in row 0"),
     "a plan of half timesteps": (lambda: plan(t=(9.5, 4)), TypeError, "timesteps must be ints, got 9.5"),
-    "a plan of a later schema": (lambda: Plan.from_dict({"schema": 2}), ValueError, "schema 1 is wanted, got schema 2"),
+    "a plan of a later schema": (lambda: Plan.from_dict({"schema": 3}), ValueError, "schema 2 is wanted, got schema 3"),
+    "a plan of another schedule": (
+        lambda: PlanSampler.from_plan(NoiseSchedule.cosine(10), DDIMSampler(NoiseSchedule.linear(10), 2).plan()),
+        ValueError,
+        "another schedule: its signal at t=9 is .* give the schedule that the plan was made for",
+    ),
     "a plan that is none": (lambda: PlanSampler.from_plan(S, any_([1])), TypeError, "plan must be a Plan, got list"),
     "a plan of a longer schedule": (lambda: PlanSampler.from_plan(NoiseSchedule.linear(5), plan()), ValueError, r"0\.\.4, got 9"),
     "a plan without a schedule": (lambda: PlanSampler.from_plan(any_(None), plan()), TypeError, "NoiseSchedule, got NoneType"),
@@ -318,9 +343,8 @@ CASES: dict[str, Case] = {
     "a sweep of nothing": (lambda: sweep(any_(3)), TypeError, r"ModelBundle, as in sweep\(load_pretrained\('mnist'\)\), got int"),
     "a sweep of no seeds": (lambda: sweep(toy(), steps=(2,), seeds=()), ValueError, "got 0 seeds"),
     "a sweep of one number": (lambda: sweep(toy(), steps=any_(10)), TypeError, r"ints, as in \(10, 20\), got 10"),
-    "a sweep of half a round": (lambda: sweep(toy(), steps=(2,), rounds=any_(0.5)), TypeError, "rounds must be an int, got 0.5"),
+    "a sweep of half a round": (lambda: sweep(toy(), steps=(2,), rounds=any_(0.5)), ValueError, "rounds of at least 1, .* and 0.5"),
     "a sweep of too many steps": (lambda: sweep(toy(), steps=(21,)), ValueError, r"1\.\.20 .*, got 21"),
-    "a sweep of the same twice": (lambda: sweep(toy(), steps=(2, 2)), ValueError, "asked for twice: .*DDIM-2"),
     "a sweep elsewhere": (
         lambda: sweep(toy(), steps=(2,), device="gpu"),
         ValueError,
@@ -351,13 +375,13 @@ FILES: dict[str, tuple[Callable[[Path], object], bytes | None, type[Exception], 
         "is no safetensors file .* never loaded",
     ),
     "empty weights": (load_bundle, b"", DDIMKitError, "is no safetensors file"),
-    "no results": (TradeoffCurve.load, None, FileNotFoundError, "No such file"),
-    "results of something else": (TradeoffCurve.load, b"[]", DDIMKitError, "not the results.json of a sweep"),
+    "no results": (Study.load, None, FileNotFoundError, "No such file"),
+    "results of something else": (Study.load, b"[]", DDIMKitError, "it holds no study"),
     "results of a later schema": (
-        TradeoffCurve.load,
-        b'{"schema_version": 9}',
+        Study.load,
+        b'{"kind": "ddimkit-study", "schema_version": 9}',
         DDIMKitError,
-        "schema 9; this version reads schema 1",
+        "schema 9, and this version reads schema 1",
     ),
     "no images": (read_idx, None, FileNotFoundError, "No such file"),
     "images cut off": (read_idx, bytes([0, 0, 8, 1, 0, 0, 0, 9, 1]), ValueError, r"\(9,\), 9 bytes, but 1 bytes follow"),

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import speed_page
-from _contest import Contender, Contest, Exponent, Ratio, contest
+from _contest import Contender, Contest, Exponent, Ratio, contest, median_interval
 from _kernels import Traffic, kind_of, time_by_kind
 from _networks import network, same_weights, tuned
 from ddimkit import DDIMSampler, NoiseSchedule
@@ -96,6 +99,22 @@ def test_exponents_are_those_of_powers() -> None:
     assert Exponent(1.011, 1.0, goal=1.0).verdict == Exponent(1.0, 0.9994, goal=1.0).verdict == "not reached"
     with pytest.raises(ValueError, match="three different sizes"):
         Contest(seconds).exponent({"one": 10.0, "two": 20.0})
+
+
+@pytest.mark.parametrize(("count", "place"), [(0, 0), (5, 0), (6, 1), (8, 1), (9, 2), (25, 8), (27, 8), (100, 40)])
+def test_the_interval_of_a_median_is_that_of_the_tables(count: int, place: int) -> None:
+    values = [float(v) for v in range(count, 0, -1)]
+    assert median_interval(values) == ((place, count + 1 - place) if place else None)
+
+
+@given(count=st.integers(0, 200), confidence=st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+def test_the_interval_is_the_narrowest_that_keeps_its_confidence(count: int, confidence: float) -> None:
+    found = median_interval(range(1, count + 1), confidence)
+    place = int(found[0]) if found else 0
+    # It misses the median where fewer than `place` of the fair throws fall on one side.
+    missed = [2 * sum(math.comb(count, i) for i in range(k)) / 2**count for k in (place, place + 1)]
+    assert missed[0] <= 1 - confidence
+    assert missed[1] > 1 - confidence or place == count
 
 
 def goals(ratios: dict[str, Ratio]) -> dict[str, float | None]:

@@ -3,7 +3,7 @@
 import importlib
 import json
 import sys
-from argparse import Namespace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -14,17 +14,31 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ddimkit import DDPMSampler, ModelBundle, NoiseSchedule, UNet, UNetConfig, WeightsError, load_pretrained
+from ddimkit import (
+    DDIMKitError,
+    DDIMSampler,
+    DDPMSampler,
+    ModelBundle,
+    NoiseSchedule,
+    PlanSampler,
+    UNet,
+    UNetConfig,
+    WeightsError,
+    load_pretrained,
+)
 from ddimkit.analytic import Gaussian
 from ddimkit.interop import inception
 from ddimkit.models.bundle import save_bundle
-from ddimkit.quality import Extractor, Reference, Yardstick, load_yardstick
-from ddimkit.quality import yardstick as yardsticks
+from ddimkit.quality import Evaluator, Extractor, Quality, Reference, load_evaluator
+from ddimkit.quality import evaluator as evaluators
+from ddimkit.quality.evaluator import read_evaluator
 from ddimkit.quality.network import FeatureNetwork, FeatureNetworkConfig, load_network, save_network
-from ddimkit.quality.yardstick import read_yardstick
-from ddimkit.tradeoff.budget import BudgetStudy, finalists
+from ddimkit.tradeoff.rows import family, spacing_of
+from ddimkit.tradeoff.study import Study
 from ddimkit.weights import registry
 from ddimkit.weights.pieces import has_content
+from studies import LINEAR
+from studies import row as made
 from test_data import cifar
 from test_from_diffusers import PUBLISHED
 
@@ -43,7 +57,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(FOLDER))
 
     def load(name: str) -> ModuleType:
-        for known in (name, "_subjects"):
+        for known in (name, "_subjects", "_grids", "_searched"):
             sys.modules.pop(known, None)
         return importlib.import_module(name)
 
@@ -69,11 +83,11 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as the two recipes write it: a tiny model of 20 timesteps, its features and both yardsticks.
+    """A folder as the two recipes write it: a tiny model of 20 timesteps, its features and both evaluators.
 
     The spectrum of the pixels is made up: to find it takes half a minute.
     """
-    monkeypatch.setattr(yardsticks, "_pixels", lambda real: Gaussian([0.0], [1.0], [3072.0]))
+    monkeypatch.setattr(evaluators, "_pixels", lambda real: Gaussian([0.0], [1.0], [3072.0]))
     folder = tmp_path / "own"
     folder.mkdir()
     model = network(UNetConfig(channels=(4, 4), blocks=1, groups=2, attention_levels=()))
@@ -87,8 +101,12 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for split, images, others in (("train", real[:60], real[60:]), ("test", real[60:], real[:60])):
         reference = Reference.of(f"cifar10 {split}", extractor(images), extractor)
         reference.save(folder / f"cifar10-reference-{split}.safetensors")
-        Yardstick.of(extractor, reference, others, noise_images=20).save_scale(folder / f"cifar10-scale-{split}.json")
+        Evaluator.of(extractor, reference, others, noise_images=20).save_scale(folder / f"cifar10-scale-{split}.json")
     return folder
+
+
+def nothing_is_drawn(*_: object, **__: object) -> None:
+    pytest.fail("everything was drawn before")
 
 
 def run(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *options: object) -> None:
@@ -106,7 +124,7 @@ def table(script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *options
 def test_table_1_of_a_checkpoint_in_the_published_format(
     script: Any, checkpoint: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--weights", checkpoint, "--yardstick", own, "--images", 5, "--steps", "2,10")
+    options = ("--weights", checkpoint, "--evaluator", own, "--images", 5, "--steps", "2,10")
     cells = table(script, monkeypatch, tmp_path, *options)
     shown = capsys.readouterr().out
     assert [(c["row"], c["steps"]) for c in cells] == [(r, s) for s in (2, 10) for r in script("table1").PAPER]
@@ -115,7 +133,7 @@ def test_table_1_of_a_checkpoint_in_the_published_format(
         assert settings["clip"] == ([-1.0, 1.0] if cell["row"] == "sigma-hat" else None)
         assert cell["timesteps"][-1] == 0
         assert cell["timesteps"][0] == 800
-        assert cell["quality"]["count"] == 5
+        assert cell["quality"]["seeds"] == [[0, 5]]
         assert cell["quality"]["label"]["reference"] == "cifar10 train"
     ten = {c["row"]: c for c in cells if c["steps"] == 10}
     assert ten["sigma-hat"]["paper"] == 367.43
@@ -123,11 +141,8 @@ def test_table_1_of_a_checkpoint_in_the_published_format(
     assert f"| sigma-hat | {two} | {many} (367.43) |" in shown
     assert len({c["quality"]["frechet"]["value"] for c in cells}) == len(cells)
 
-    def nothing(*_: object, **__: object) -> None:
-        pytest.fail("everything was drawn before")
-
     with monkeypatch.context() as patch:
-        patch.setattr("ddimkit.tradeoff.judging._more", nothing)
+        patch.setattr(PlanSampler, "sample", nothing_is_drawn)
         assert table(script, monkeypatch, tmp_path, *options) == cells
     alone = table(script, monkeypatch, tmp_path, *options[:4], "--images", 6, "--steps", "2", "--rows", "eta 0.5", "--minutes", 0)
     assert [c["quality"] for c in alone] == [None]
@@ -149,7 +164,7 @@ def test_the_rows_are_the_papers(script: Any, checkpoint: Path) -> None:
 
 
 def test_table_1_of_a_model_of_ours(script: Any, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ("--weights", own, "--yardstick", own, "--images", 5, "--steps", "3,20", "--rows", "eta 0")
+    options = ("--weights", own, "--evaluator", own, "--images", 5, "--steps", "3,20", "--rows", "eta 0")
     cells = table(script, monkeypatch, tmp_path, *options)
     assert [(c["steps"], c["paper"], len(c["timesteps"])) for c in cells] == [(3, None, 3), (20, 6.84, 20)]
     assert {c["record"]["settings"]["clip"] for c in cells} == {None}  # though the model's own samplers clip
@@ -174,7 +189,7 @@ def test_table_1_by_inceptions_features(
         return Extractor(features, "Inception 2048", "abc")
 
     monkeypatch.setattr(inception, "inception_extractor", small)
-    monkeypatch.setattr(Yardstick, "of", classmethod(lambda cls, extractor, reference, real: cls(extractor, reference, None, None)))
+    monkeypatch.setattr(Evaluator, "of", classmethod(lambda cls, extractor, reference, real: cls(extractor, reference, None, None)))
     given = ("--inception", tmp_path / "inception.safetensors", "--data", tmp_path)
     options = ("--weights", checkpoint, "--images", 5, "--steps", "2", "--rows", "eta 0")
     for _ in range(2):
@@ -189,95 +204,205 @@ def test_table_1_by_inceptions_features(
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_studies_take_a_folder_of_ones_own(
+def study(script: Any, own: Path, work: Path, *options: object) -> Study:
+    """The study that a call leaves in its folder."""
+    given = ("--model", "cifar10", "--weights", own, "--device", "cpu", "--batch", 4, "--work", work)
+    script("study").main([*map(str, options), *map(str, given)])
+    return Study.load(work / "study.json")
+
+
+def seeds(quality: Quality | None) -> tuple[tuple[int, int], ...] | None:
+    return None if quality is None else quality.seeds
+
+
+def test_a_study_measures_every_row_of_a_grid_by_the_same_seeds(
     script: Any, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("matplotlib")
-    quality, samplers = script("quality_study"), script("sampler_study")
-    monkeypatch.setattr(quality, "STEPS", (2, 20))
-    monkeypatch.setattr(quality, "ETAS", (0.0, 1.0))
-    common = ("--model", "cifar10", "--weights", own, "--device", "cpu", "--batch", 4)
-    run(quality, monkeypatch, *common, "--work", tmp_path / "quality", "--samples", 6, "--long", 5, "--noisy", 5)
-    found = json.loads((tmp_path / "quality" / "results.json").read_text())
-    assert found["model"]["name"] == "cifar10"
-    assert {c["quality"]["label"]["extractor"] for c in found["configurations"]} == {"cifar10 features"}
-    assert "sigma-hat-2" in capsys.readouterr().out
-    monkeypatch.setattr(samplers, "SAMPLERS", ("ddim", "dpm-2m"))
-    monkeypatch.setattr(samplers, "NOISY", ("ddpm",))
-    finest = ("ddim", 6, "trailing")
-    monkeypatch.setattr(samplers, "FEW", 3)
-    monkeypatch.setattr(samplers, "FINEST", finest[:2])
-    monkeypatch.setattr(samplers, "REFERENCES", (finest[:2], ("ddpm", 20), ("ddim", 50)))
-    monkeypatch.setattr(samplers, "NETWORK_SEEDS", (range(2), range(5, 8)))
-    monkeypatch.setattr(samplers, "QUALITY_SEEDS", (range(6), range(6, 12)))
-    asked = dict[str, list[object]]()
-    for kind in ("NetworkObjective", "QualityObjective"):
-        real = getattr(samplers, kind)
-        monkeypatch.setattr(
-            samplers, kind, lambda *a, real=real, kind=kind, **k: asked.setdefault(kind, []).append(a) or real(*a, **k)
-        )
-    work = ("--work", tmp_path / "samplers", "--samples", 10, "--fresh", 6, "--calls", "3,4", "--long", 8, "--evaluations", 16)
+    monkeypatch.setattr(script("study"), "FOLDER", tmp_path)
+    options = ("--samplers", "ddim,sigma-hat", "--calls", "2,20", "--etas", "0,1", "--images", 6, "--out", tmp_path / "out.json")
+    found = study(script, own, tmp_path / "work", *options)
+    names = ("DDPM-20", "DDIM-10", "DDIM-20", "DDIM-2", "DDIM-2 eta 1", "DDIM-20 eta 1", "sigma-hat-2", "sigma-hat-20")
+    assert {row.label for row in found.rows} == set(names)
+    assert {seeds(row.quality) for row in found.rows} == {((0, 6),)}
+    assert found.label is not None
+    assert found.label.extractor == "cifar10 features"
+    assert found.covariances["kernel"].shape == (8, 8)
+    assert found.row("DDIM-20").same_seed == 0
+    assert all((row.same_seed or 0) > 0 for row in found.rows if row.label != "DDIM-20")
+    assert all(row.predicted is not None and row.selection is None for row in found.rows)
+    assert "8 rows, 8 of them measured, 0 not drawn yet" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(PlanSampler, "sample", nothing_is_drawn)
+        again = study(script, own, tmp_path / "work", *options)
+    assert again.to_dict() == found.to_dict() == Study.load(tmp_path / "out.json").to_dict()
+
+
+def test_an_interrupted_study_goes_on(script: Any, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options, drawn = ("--samplers", "ddim", "--calls", "2,3,4", "--images", 6), list[str]()
+    real = PlanSampler.sample
+
+    def until_interrupted(sampler: PlanSampler, *args: Any, **settings: Any) -> torch.Tensor:
+        drawn.append(f"{type(sampler).__name__}-{sampler.nfe}")
+        if len(drawn) == 8:
+            raise KeyboardInterrupt
+        return real(sampler, *args, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PlanSampler, "sample", until_interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            study(script, own, tmp_path / "cut", *options)
+        before = drawn[:7]
+        whole = study(script, own, tmp_path / "cut", *options)
+    # Two batches a row: the eighth was the second of the fourth row, which begins anew.
+    assert len(before) == 7
+    assert sorted(drawn) == sorted(before[:6] + before[6:] * 2 + [before[6]] + drawn[9:])
+    assert not set(drawn[9 + 1 :]) & set(before[:6])
+    assert [row.to_dict() for row in whole.rows] == [row.to_dict() for row in study(script, own, tmp_path / "one", *options).rows]
+
+
+def test_images_choose_and_others_measure(script: Any, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script("study")
+    searched = sys.modules["_searched"]
+    monkeypatch.setattr(searched, "NETWORK_SEEDS", (range(2), range(5, 8)))
+    monkeypatch.setattr(searched, "QUALITY_SEEDS", (range(6), range(6, 12)))
+    options = ("calls", "--samplers", "ddim,dpm-2m,ddpm", "--calls", "3,4", "--spacings", "trailing,linspace", "--evaluations", 16)
+    options = (*options, "--objectives", "network,quality", "--select", 8, "--images", 6, "--long", 5)
+    late = study(script, own, tmp_path / "late", *options, "--minutes", 0)
+    assert not late.evaluated
     for name in ("ddim", "dpm-2m"):  # each as a process of its own would
-        run(samplers, monkeypatch, *common, *work, "--objectives", "network", "quality", "--samplers", name)
-    monkeypatch.setattr(samplers, "optimize_timesteps", None)
-    run(samplers, monkeypatch, *common, *work, "--objectives", "network", "--samplers", "ddim,dpm-2m")
-    run(samplers, monkeypatch, *common, *work, "--objectives")
-    saved = json.loads((tmp_path / "samplers" / "results.json").read_text())
-    found = {(x["sampler"], x["calls"], x["objective"]): x for x in saved["lists"]}
-    assert set(found) == {(name, n, kind) for name in ("ddim", "dpm-2m") for n in (3, 4) for kind in ("network", "quality")}
-    for (_, calls, kind), x in found.items():
-        assert len(x["timesteps"]) == calls
-        assert x["search"]["evaluations"] <= x["search"]["of"] == {"network": 16, "quality": 8}[kind]
-        assert x["search"]["seeds"]["searched"] == {"network": [0, 2], "quality": [0, 6]}[kind]
-    # The network's lists are near by features, and quality's by real images that do not judge them.
-    assert {given[4].name for given in asked["NetworkObjective"]} == {"cifar10 features"}
-    assert {given[1].reference.label.reference for given in asked["QualityObjective"]} == {"cifar10 train"}
-    results = {(r["sampler"], r["calls"], r["spacing"]): r for r in saved["results"]}
-    wanted = {(name, calls, spacing) for name in ("ddim", "dpm-2m") for calls in (3, 4) for spacing in samplers.SPACINGS}
-    wanted |= {("ddpm", 3, spacing) for spacing in samplers.SPACINGS} | {("ddpm", 4, "trailing"), finest, ("ddpm", 20, "trailing")}
-    gained = {which for which, x in found.items() if x["gained"]}
-    assert gained  # else no list was judged here
-    assert set(results) == wanted | gained
-    apart = {which: r["apart"] for which, r in results.items()}
-    assert apart.pop(finest) == 0
-    assert all(share > 0 for share in apart.values())
-    assert all(r["predicted"] > 0 for r in results.values())
-    study = BudgetStudy.load(tmp_path / "samplers" / "results.json")
-    for r in study.results:
-        which = r.sampler, r.calls, r.spacing
-        count = 8 if r.calls == 4 else 10
-        assert r.quality.seeds == ((0, count),)
-        chosen, reference = r in finalists(study.results), which in (finest, ("ddpm", 20, "trailing"))
-        assert (r.fresh is not None) == (chosen or reference)
-        if r.fresh is not None:
-            assert r.fresh.seeds == (((count, count + 6),) if chosen else ((0, 6),))
-    for wrong in (("--samples", 19_999), ("--samples", 10, "--long", 11)):
+        part = study(script, own, tmp_path / "work", *options, "--only", name)
+        assert {type(row.sampler).__name__ for row in part.evaluated} <= {"DDIMSampler", "DPMSolverPPSampler"}
+        assert not any(row.quality for row in part.rows if row.selection)  # before all of equal calls are there nothing is chosen
+    found = study(script, own, tmp_path / "work", *options)
+    spaced = {f"{kind}-{n}{name}" for kind in ("DDIM", "DPM++2M") for n in (3, 4) for name in ("", " linspace")}
+    named = {row.label for row in found.rows if not row.search}
+    assert named == spaced | {"DDPM-20", "DDIM-10", "DDIM-20", "DDPM-3", "DDPM-3 linspace", "DDPM-4", "DDPM-4 linspace"}
+    lists = [row for row in found.rows if row.search]
+    assert lists  # else no list was evaluated here
+    kinds = {(row.label.split()[1], type(row.sampler).__name__) for row in lists}
+    assert kinds <= {("network", "DDIMSampler"), ("network", "DPMSolverPPSampler")} | {
+        ("quality", f"{name}Sampler") for name in ("DDIM", "DPMSolverPP", "DDPM")
+    }
+    for row in found.rows:
+        chosen_among = row.calls in (3, 4)
+        assert seeds(row.selection) == (((0, 8),) if chosen_among else None)
+        assert seeds(row.quality) in (((8, 14),), None if chosen_among else ((8, 14),))
+    for calls in (3, 4):
+        rows = [row for row in found.rows if row.calls == calls]
+        assert min(rows, key=lambda row: row.selection.kernel.value).quality is not None  # type: ignore[union-attr]
+        assert 1 <= sum(row.quality is not None for row in rows) <= 3
+    for path in (tmp_path / "work" / "lists").glob("*.json"):
+        about = json.loads(path.read_text())["about"]
+        assert about["evaluations"] <= about["of"] == (8 if "quality" in path.name else 16)
+        # The network's lists are near by features, and quality's by real images that evaluate no row.
+        assert about.get("reference", {"reference": "cifar10 train"})["reference"] == "cifar10 train"
+    with pytest.raises(DDIMKitError, match="another model or search"):
+        study(script, own, tmp_path / "work", *options, "--evaluations", 20)
+
+    more = ("candidates", "--select", 10, "--images", 7, "--long", 6, "--calls", "3")
+    with pytest.raises(DDIMKitError, match="candidates are those of an earlier study"):
+        study(script, own, tmp_path / "more", *more)
+    since = ("--since", tmp_path / "work" / "study.json")
+    with pytest.raises(DDIMKitError, match="seeds from 5 on chose"):
+        study(script, own, tmp_path / "more", *more, *since, "--select", 5)
+    large = study(script, own, tmp_path / "more", *more, *since)
+    assert {row.label for row in large.rows} == {row.label for row in found.rows}
+    again = {row.label for row in found.rows if row.calls == 3 and row.quality} | {"DDPM-20", "DDIM-10", "DDIM-20"}
+    for row in found.rows:
+        new = large.row(row.label)
+        assert seeds(new.selection) == seeds(row.selection)
+        assert seeds(new.quality) == (((10, 17),) if row.label in again else seeds(row.quality))
+        assert new.search == row.search
+
+
+def test_what_an_earlier_study_measured_is_taken_over(
+    script: Any, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = study(script, own, tmp_path / "first", "--calls", "2,3", "--images", 8)
+    since = ("--since", tmp_path / "first" / "study.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(PlanSampler, "sample", nothing_is_drawn)
+        second = study(script, own, tmp_path / "second", *since, "--calls", "2", "--images", 7)
+    assert {row.label: row.quality.count for row in second.evaluated if row.quality} == dict.fromkeys(
+        (row.label for row in first.rows), 8
+    )
+    labels = [row.label for row in second.evaluated]
+    places = [[row.label for row in first.evaluated].index(label) for label in labels]
+    np.testing.assert_allclose(second.covariances["kernel"], first.covariances["kernel"][np.ix_(places, places)], atol=1e-7)
+    # What measures has other seeds than what chooses, so metrics from seed 0 on are not taken over where images choose.
+    long = study(script, own, tmp_path / "long", "--calls", "2", "--images", 12)
+    third = study(script, own, tmp_path / "third", "--since", tmp_path / "long" / "study.json", "--select", 5, "--images", 6)
+    assert {seeds(row.quality) for row in long.rows} == {((0, 12),)}
+    assert {seeds(row.quality) for row in third.rows if row.calls > 2} == {((5, 11),)}
+    saved = json.loads((tmp_path / "first" / "study.json").read_text())
+    (tmp_path / "other.json").write_text(json.dumps({**saved, "model": {**saved["model"], "weights_sha256": "0"}}))
+    with pytest.raises(DDIMKitError, match="other weights"):
+        study(script, own, tmp_path / "second", "--since", tmp_path / "other.json")
+    for wrong in (("--samplers", "dim"), ("--images", 4), ("--select", 3), ("calls", "--images", 19_999)):
         with pytest.raises(SystemExit):
-            run(samplers, monkeypatch, *common, "--work", tmp_path / "samplers", *wrong)
+            script("study").parse([*map(str, wrong)])
+        assert "error: " in capsys.readouterr().err
 
 
-def test_budgets_are_of_equal_calls(script: Any) -> None:
+def test_the_measured_rows_are_installed(script: Any, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("study")
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    given = ("--model", "cifar10", "--weights", own, "--device", "cpu", "--work", tmp_path / "work", "--batch", 4)
+    options = ("--calls", "2", "--spacings", "trailing,linspace", "--select", 5, "--images", 5, "--long", 5, "--install")
+    module.main([*map(str, (*given, *options))])
+    whole, packed = Study.load(tmp_path / "work" / "study.json"), Study.load(tmp_path / "cifar10.json")
+    assert len(packed.rows) < len(whole.rows)
+    assert [row.label for row in packed.rows] == [row.label for row in whole.evaluated]
+    assert packed.covariances["frechet"].shape == (len(packed.rows),) * 2
+
+
+def test_rows_of_a_grid_have_the_calls_asked_for(script: Any) -> None:
     """Of 1000 timesteps ``quadratic_song2021`` gives 49 where 50 are asked for."""
-    samplers, arguments = script("sampler_study"), Namespace(calls=[10, 50], samplers=["ddim"])
-    walks = samplers.walks_of(load_pretrained("mnist"), [], arguments)
-    assert {walk.spacing for walk in walks if walk.calls == 10} == set(samplers.SPACINGS)
-    assert {walk.spacing for walk in walks if walk.calls == 50} == set(samplers.SPACINGS) - {"quadratic_song2021"}
-    assert all(walk.sampler.nfe == walk.calls for walk in walks)
+    script("study")
+    grids = sys.modules["_grids"]
+    mnist = load_pretrained("mnist")
+    rows = grids.named_rows(mnist, replace(grids.GRIDS["calls"], samplers=("ddim", "ddpm"), calls=(10, 50)))
+    found = {(family(row.sampler), row.calls): set[str]() for row in rows}
+    for row in rows:
+        found[family(row.sampler), row.calls].add(spacing_of(row.sampler))
+    every = set(grids.SPACINGS)
+    assert found["DDIM", 10] == found["DDPM", 10] == every
+    assert found["DDIM", 50] == every - {"quadratic_song2021"}
+    assert found["DDPM", 50] == {"trailing"}
+    whole = grids.named_rows(mnist, grids.GRIDS["ddim"])
+    assert {row.calls for row in whole if row.adds_noise and row.label != "DDPM-1000"} == {10, 20, 50, 100}
+    assert {row.calls for row in whole if not row.adds_noise} == {10, 20, 50, 100, 250, 500, 1000}
+
+
+def test_the_best_the_refinable_and_the_named_are_chosen(script: Any) -> None:
+    script("study")
+    chosen = sys.modules["_grids"].chosen
+    noisy = made(DDPMSampler(LINEAR, steps=5), 0.4, selected=0.1, label="noisy")
+    listed = made(
+        DDIMSampler(LINEAR, timesteps=(999, 700, 500, 300, 100)), 0.3, selected=0.2, label="list", search={"objective": "network"}
+    )
+    named = made(DDIMSampler(LINEAR, steps=5), 0.2, selected=0.3, label="named")
+    worse = made(DDIMSampler(LINEAR, steps=5, spacing="leading"), 0.1, selected=0.4, label="worse")
+    alone = made(DDIMSampler(LINEAR, steps=6), 0.2, selected=0.3, label="alone")
+    unseen = made(DDIMSampler(LINEAR, steps=7), 0.2, label="unseen")
+    assert {row.label for row in chosen([worse, named, listed, noisy, unseen, alone])} == {"noisy", "list", "alone"}
+    far = replace(listed, same_seed=0.6)
+    assert {row.label for row in chosen([worse, named, far, noisy])} == {"noisy", "named"}
+    assert {row.label for row in chosen([worse, named, listed])} == {"list", "named"}
 
 
 def test_the_time_for_few_and_for_many(
     script: Any, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "bulk.json"
-    options = ("--weights", own, "--device", "cpu", "--batch", 20, "--count", 90, "--steps", "2,4", "--work", tmp_path / "bulk")
+    options = ("--weights", own, "--device", "cpu", "--batch", 6, "--count", 27, "--steps", "2,4", "--work", tmp_path / "bulk")
     run(script("bulk_time"), monkeypatch, *options, "--out", out)
     found = json.loads(out.read_text())
     assert [row["label"] for row in found["rows"]] == ["DDPM-20", "DDIM-2", "DDIM-4"]
     for row in found["rows"]:
-        assert row["seconds_many"] == pytest.approx(5 * row["seconds_batch"])  # 90 images are five batches of 20
+        assert row["seconds_many"] == pytest.approx(5 * row["seconds_batch"])  # 27 images are five batches of 6
         assert row["seconds_few"] > 0
-    assert "90 images" in capsys.readouterr().out
+    assert "27 images" in capsys.readouterr().out
 
 
 def test_what_is_published_is_found_and_what_is_not_fit_is_not(
@@ -302,7 +427,7 @@ def test_what_is_published_is_found_and_what_is_not_fit_is_not(
     assert len(known) == 6
     assert known["cifar10-features.safetensors"] == sha256(whole).hexdigest()
     assert not (to / "cifar10-features.safetensors").exists()
-    assert load_yardstick("cifar10").reference.label == read_yardstick("cifar10", own).reference.label
+    assert load_evaluator("cifar10").reference.label == read_evaluator("cifar10", own).reference.label
     for limit, value in (("MOST_MODEL", 10), ("MOST_NETWORK", 10), ("LEAST_ACCURACY", 0.96)):
         with monkeypatch.context() as patch:
             patch.setattr(module, limit, value)
@@ -310,10 +435,10 @@ def test_what_is_published_is_found_and_what_is_not_fit_is_not(
                 run(module, monkeypatch, own)
 
 
-def test_the_bundled_yardstick_is_taken_without_a_folder(script: Any) -> None:
+def test_the_bundled_evaluator_is_taken_without_a_folder(script: Any) -> None:
     subjects = script("_subjects")
     assert subjects.find_model("mnist", None).name == "mnist"
     assert (
-        subjects.find_yardstick("mnist", None, torch.device("cpu")).reference.label
-        == read_yardstick("mnist", Path(registry.__file__).parents[1] / "quality" / "weights").reference.label
+        subjects.find_evaluator("mnist", None, torch.device("cpu")).reference.label
+        == read_evaluator("mnist", Path(registry.__file__).parents[1] / "quality" / "weights").reference.label
     )

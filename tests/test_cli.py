@@ -1,6 +1,7 @@
 """The command line: what it writes, what it says, and how it stops."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,22 +12,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curves import LINE, SHAPE, TOTAL, curve, judged, result, study, toy
-from ddimkit import DDIMSampler, DDPMSampler, Plan, TradeoffCurve
-from ddimkit.tradeoff import charts, figures
-from ddimkit.tradeoff import sweep as sweeping
+from ddimkit import DDIMSampler, DDPMSampler, Plan
+from ddimkit.tradeoff import evaluation, timing
+from ddimkit.tradeoff.report import samples
+from ddimkit.tradeoff.rows import Row
+from ddimkit.tradeoff.study import Study
+from ddimkit.tradeoff.times import calls_a_round
 from probes import smooth
+from studies import LINE, SHAPE, ddim, ddpm, line, study, toy
 
 pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
 from ddimkit import cli
+from ddimkit.cli.display import SCREEN, show_study
 
 # A user's own module, as `--model` and `--sampler` import it from the current folder.
 MODULE = """
 import os
-from curves import toy, toy_yardstick
+from studies import toy, toy_evaluator
 from plugins import AdamsBashforth2
 from probes import smooth
 
@@ -44,7 +49,7 @@ bundle = toy(model)
 flat = toy(smooth, name="flat")
 object.__setattr__(flat, "sample_shape", (3,))
 
-yardstick = toy_yardstick()
+evaluator = toy_evaluator()
 
 class inner:
     bundle = bundle
@@ -61,8 +66,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "mymodule", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(figures, "_DPI", 30)
-    monkeypatch.setattr(sweeping, "measure_peak_memory", lambda *_: (123, "not measured here"))
+    monkeypatch.setattr(timing, "measure_peak_memory", lambda *_: (123, "not measured here"))
 
     def command(*arguments: str) -> tuple[int | str | None, str, str]:
         monkeypatch.setattr(sys, "argv", ["ddimkit", *arguments])
@@ -94,7 +98,7 @@ def test_sample_writes_an_array_and_a_grid(run: Run, tmp_path: Path) -> None:
     expected = bundle.sampler(DDIMSampler, steps=4, eta=0.5).sample(smooth, (3, *SHAPE), seed=7)
     assert np.array_equal(images, expected.numpy())
     drawn = np.rint(image.imread(tmp_path / "x.png")[..., :3] * 255).astype(np.uint8)
-    assert np.array_equal(drawn, np.kron(charts.tile(images, 2), np.ones((4, 4, 1), np.uint8)))
+    assert np.array_equal(drawn, np.kron(samples.tile(images, 2), np.ones((4, 4, 1), np.uint8)))
 
 
 def test_sample_prints_json_that_reproduces_it(run: Run) -> None:
@@ -150,21 +154,25 @@ def test_plan_of_the_bundled_model(run: Run) -> None:
     assert out.splitlines()[1].split()[:3] == ["0", "999", "979"]
 
 
-def test_sweep_writes_results_report_and_pictures(run: Run, tmp_path: Path) -> None:
-    code, out, _ = run(*SWEEP, "--eta", "0,1")
+def labels(folder: Path) -> list[str]:
+    return [row.label for row in Study.load(folder / "results.json").rows]
+
+
+def test_sweep_writes_results_and_shows_them(run: Run, tmp_path: Path) -> None:
+    code, out, err = run(*SWEEP, "--eta", "0,1")
     assert code == 0
-    assert all(text in out for text in ("DDPM-20", "DDIM-4", "DDIM-2 eta 1", "Speed-up of DDIM", "Report: ddimkit-study/report.md"))
-    folder = tmp_path / "ddimkit-study"
-    pictures = {"samples.png", "timing.png", "speedup.png", "eta.png"}
-    assert pictures | {"results.json", "report.md"} <= {path.name for path in folder.iterdir()}
-    found = TradeoffCurve.load(folder / "results.json")
-    assert [c.label for c in found.configurations] == [
-        "DDPM-20", "DDIM-4", "DDIM-2", "DDIM-4 eta 1", "DDIM-2 eta 1", "sigma-hat-4", "sigma-hat-2",
-    ]  # fmt: skip
-    assert found.baseline.seeds == (0, 1)
-    report = (folder / "report.md").read_text()
-    assert all(c.label in report for c in found.configurations)
-    assert all(f"]({name})" in report for name in pictures)
+    assert all(text in out for text in ("The fastest is", "DDPM-20", "DDIM-4", "DDIM-2 eta 1", "Report: ddimkit-study/report.html"))
+    found = labels(tmp_path / "ddimkit-study")
+    assert found == ["DDPM-20", "DDIM-4", "DDIM-2", "DDIM-4 eta 1", "DDIM-2 eta 1", "sigma-hat-4", "sigma-hat-2"]
+    assert Study.load(tmp_path / "ddimkit-study" / "results.json").settings["seeds"] == [0, 1]
+    first, *stages = err.splitlines()
+    assert first.startswith("7 samplers, timed for about ")
+    assert stages == ["Now: overhead and memory", "Now: round 1/1", "Now: charts and report"]
+    written = {path.name for path in (tmp_path / "ddimkit-study").iterdir()}
+    assert {"results.json", "report.html", "report.md"} <= written
+    for report in ("report.html", "report.md"):
+        text = (tmp_path / "ddimkit-study" / report).read_text(encoding="utf-8")
+        assert all(label in text for label in found)
 
 
 def test_sweep_takes_plug_ins_and_prints_json(run: Run, tmp_path: Path) -> None:
@@ -172,89 +180,168 @@ def test_sweep_takes_plug_ins_and_prints_json(run: Run, tmp_path: Path) -> None:
     code, out, _ = run(*SWEEP, *samplers, "--json")
     assert code == 0
     assert json.loads(out) == json.loads((tmp_path / "mine" / "results.json").read_text())
-    named = [(c["sampler"], c["steps"]) for c in json.loads(out)["configurations"]]
-    assert named == [("DDPMSampler", TOTAL), *((name, s) for name in ("AdamsBashforth2", "DDPMSampler") for s in (4, 2))]
+    assert labels(tmp_path / "mine") == ["DDPM-20", "AdamsBashforth2-4", "AdamsBashforth2-2", "DDPM-4", "DDPM-2"]
 
 
-def test_sweep_takes_the_studys_steps_as_far_as_the_model_has_them(run: Run, tmp_path: Path) -> None:
-    assert run("sweep", "--model", "mymodule:bundle", "--eta", "0", "--num", "1", "--rounds", "1")[0] == 0
-    found = TradeoffCurve.load(tmp_path / "ddimkit-study" / "results.json")
-    assert [c.label for c in found.configurations] == ["DDPM-20", "DDIM-10", "DDIM-20", "sigma-hat-10", "sigma-hat-20"]
+def test_the_whole_sweep_holds_what_a_newcomer_wants_to_see(run: Run, tmp_path: Path) -> None:
+    """The study's steps as far as the model has them, few calls of DPM-Solver++, and the presets, none twice."""
+    code, _, _ = run("sweep", "--model", "mymodule:bundle", "--eta", "0", "--num", "1", "--rounds", "1", "--device", "cpu")
+    assert code == 0
+    wanted = ["DDPM-20", "DDIM-10", "DDIM-20", "sigma-hat-10", "sigma-hat-20", "DPM++2M-10", "DPM++2M-20", "DPM++2M-SDE-10"]
+    assert labels(tmp_path / "ddimkit-study") == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "label"), [("ddim:5", "DDIM-5"), ("sigma-hat", "sigma-hat-20"), ("mymodule:AdamsBashforth2:7", "AdamsBashforth2-7")]
+)
+def test_the_baseline_is_any_sampler(run: Run, tmp_path: Path, given: str, label: str) -> None:
+    code, out, _ = run(*SWEEP, "--eta", "0", "--baseline", given)
+    assert code == 0
+    assert Study.load(tmp_path / "ddimkit-study" / "results.json").baseline == label
+    assert f"as fast as {label}" in out
 
 
 def mine() -> ModuleType:
     return sys.modules["mymodule"]
 
 
+PACE_CALLS = 9  # two to warm up, and seven timed
+
+
 def test_a_stopped_sweep_says_how_to_go_on_and_goes_on(run: Run, tmp_path: Path) -> None:
+    """Whole rounds are kept."""
     assert run("plan", *MINE)[0] == 0
-    mine().model.stop_at = 33  # in the opening rows, after the baseline and three calls to warm up
-    plain = (*SWEEP, "--sampler", "ddim")
+    plain = (*SWEEP, "--sampler", "ddim", "--rounds", "2")
+    warm_up, a_round = 3 * 2, calls_a_round([20, 4, 2], 1)
+    mine().model.stop_at = PACE_CALLS + warm_up + a_round + 5
     code, out, err = run(*plain, "--eta", "0")
     assert (code, out) == (130, "")
     assert "Stopped. What is finished is kept in ddimkit-study; the same command goes on from there." in err
     assert not (tmp_path / "ddimkit-study" / "results.json").exists()
     mine().model.calls, mine().model.stop_at = 0, None
     assert run(*plain, "--eta", "0")[0] == 0
-    assert mine().model.calls == 3 + TOTAL + 4 + 2  # not the baseline again
-    assert run(*plain, "--eta", "0")[0] == 0
-    assert mine().model.calls == 3 + TOTAL + 4 + 2
+    assert mine().model.calls == PACE_CALLS + warm_up + a_round
+    mine().model.calls = 0
+    assert "Everything was already measured in ddimkit-study" in run(*plain, "--eta", "0")[2]
+    assert mine().model.calls == PACE_CALLS
     code, _, _ = run(*plain, "--eta", "0.5")
     assert str(code).startswith("ddimkit: ddimkit-study holds a sweep of another model, machine or other settings")
     assert run(*plain, "--eta", "0.5", "--restart")[0] == 0
 
 
-def test_sweep_judges_quality_as_asked(run: Run, tmp_path: Path) -> None:
-    """The baseline by a study's figures, of which there are none here, or by its own."""
-    quick = (*SWEEP, "--eta", "0", "--sampler", "ddim", "--yardstick", "mymodule:yardstick", "--out")
+def test_sweep_measures_quality_as_asked(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the baseline, which is long here, only where it is asked for."""
+    monkeypatch.setattr(evaluation, "LONG", 10)
+    quick = (*SWEEP, "--eta", "0", "--sampler", "ddim", "--evaluator", "mymodule:evaluator", "--out")
     for options, short, long in ((("--quality-samples", "6"), 6, 0), (("--quality-samples", "6", "--full"), 6, 6), ((), 2000, 0)):
-        code, out, _ = run(*quick, "".join(options) or "default", *options)
+        code, out, err = run(*quick, "".join(options) or "default", *options)
         assert code == 0
-        assert "the scale: other real images" in out
-        found = TradeoffCurve.load(tmp_path / ("".join(options) or "default") / "results.json")
-        counts = {c.label: 0 if c.quality is None else c.quality.count for c in found.configurations}
-        assert counts == {"DDPM-20": long, "DDIM-4": short, "DDIM-2": short}
-        assert long or "no study of this model: take --full" in found.baseline.quality_note
+        assert ("of the gap from DDIM-10 to DDPM-20" in out or "no gap between DDIM-10 and DDPM-20" in out) == bool(long)
+        assert "Now: images, from which the quality is measured" in err
+        found = Study.load(tmp_path / ("".join(options) or "default") / "results.json")
+        counts = {row.label: 0 if row.quality is None else row.quality.count for row in found.rows}
+        assert counts == {"DDPM-20": long, "DDIM-4": short, "DDIM-2": short, "DDIM-10": short}
     assert run(*quick, "none", "--quality-samples", "0")[0] == 0
-    assert TradeoffCurve.load(tmp_path / "none" / "results.json").floor is None
+    assert Study.load(tmp_path / "none" / "results.json").evaluated == ()
     assert "at least 5" in str(run(*quick, "few", "--quality-samples", "3")[0])
+    assert "give --evaluator package.module:name" in str(run(*SWEEP, "--full")[0])
+
+
+def many() -> Study:
+    """As many rows as the whole sweep has, with a long label among them."""
+    etas = [ddim(steps, 1.0 + eta + 10 / steps, eta=eta) for eta in (0.2, 0.5, 1.0) for steps in (10, 20, 50)]
+    steps: dict[int, float | None] = {s: 1.0 + 10 / s for s in (10, 20, 25, 30, 40, 50, 60, 70, 80, 100, 250, 500, 1000)}
+    named = ddim(5, 0.9, label="DPM++3M-5 a searched list of a very long name", seconds=0.0123456)
+    return study(*line(steps), *etas, named, baseline=ddpm(1.0, seconds=12.3456), correlation=0.0)
+
+
+SCREENS = {"whole": many(), "few": study(*line(LINE)), "times": study(*line(dict.fromkeys(LINE)), baseline=ddpm())}
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("name", SCREENS)
+def test_results_fit_a_screen(name: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    made = SCREENS[name]
+    show_study(made, Path("a/report.html"))
+    lines = capsys.readouterr().out.rstrip().splitlines()
+    assert len(lines) <= SCREEN
+    assert max(map(len, lines)) <= width
+    assert lines[-1] == "Report: a/report.html"
+    rule = next(i for i, line in enumerate(lines) if line.startswith("──"))
+    rows = [line for line in lines[rule + 1 : -1] if "in the report." not in line]
+    assert len({len(line.split("  ")) > 1 for line in rows}) == 1
+    assert any("DDPM-1000 " in line and "baseline" in line for line in rows)
+    left = len(made.rows) - len(rows)
+    assert (f"{left} more rows in the report." in lines) == (left > 0)
+    assert (left > 0) == (name == "whole")
+    assert not any("…" in line.partition("  ")[2] for line in rows)
+    if name == "few":
+        assert all("2,000" in line for line in rows)
+
+
+def test_the_rows_that_matter_are_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    show_study(many(), Path("report.html"))
+    out = capsys.readouterr().out
+    assert all(f"DDIM-{steps} " in out for steps in (10, 20, 25, 30, 40, 50, 60, 70, 80, 100, 250, 500, 1000))
+    assert "DPM++3M-5 a searched list" in out
+    assert "12.3 " in out
+    assert "0.0123 " in out
 
 
 def test_recommend_says_why(run: Run, tmp_path: Path) -> None:
-    study(*judged(LINE)).save(tmp_path / "mine.json")
-    code, out, _ = run("recommend", "mine.json", "--tolerance", "0.1")
+    study(*line(LINE), ddim(20, 1.6, eta=1.0)).save(tmp_path / "mine.json")
+    code, out, _ = run("recommend", "mine.json")
     assert code == 0
-    first, *reasons = out.splitlines()
-    assert first == "DDIM with eta 0: 60 steps"
-    assert reasons[0].startswith("- Kernel distance to real images, the scale: other real images 0, DDPM-1000 1 (")
-    assert any("DDIM-20 is outside" in reason for reason in reasons)
-    assert run("recommend", "mine.json", "--tolerance", "0.6", "--buffer", "0")[1].startswith("DDIM with eta 0: 20 steps")
-    study(*judged({10: 3.0, 100: 2.0})).save(tmp_path / "far.json")
-    assert run("recommend", "far.json")[1].startswith("No recommendation\n")
-    code, out, _ = run("recommend", "mine.json", "--sampler", "ddim", "--eta", "0", "--tolerance", "0.1", "--json")
-    assert json.loads(out)["steps"] == 60
-    assert "nothing judged to recommend from" in str(run("recommend", "mine.json", "--eta", "1")[0])
+    first, reason, safety, *rest = out.splitlines()
+    assert first == "Use DDIM with 60 calls."
+    assert reason.startswith("- DDIM-50 is the row with the fewest calls known to close 95% of the gap")
+    assert safety == "- For safety 20% more calls are taken, 60 instead of 50."
+    table = [line.split() for line in rest[2:]]
+    assert [(line[0], line[1], line[-2], line[-1]) for line in table] == [
+        ("realtime", "20", "yes", "DDIM-20"),
+        ("interactive", "50", "yes", "DDIM-50"),
+        ("production", "60", "yes", "DDIM-50"),
+        ("research", "250", "yes", "DDIM-250"),
+    ]
+    assert run("recommend", "mine.json", "--close", "0.5", "--buffer", "0", "--refinable")[1].startswith("Use DDIM with 20 calls.")
+    code, out, _ = run("recommend", "mine.json", "--sampler", "DDIM", "--close", "0.8", "--buffer", "0", "--json")
+    found = json.loads(out)
+    assert (found["label"], found["calls"], found["share"], found["known"]) == ("DDIM-50", 50, 0.8, True)
+    assert set(found) == {"label", "calls", "share", "known", "closed", "images_needed", "row", "reasons", "record"}
+    assert found["record"]["nfe"] == found["calls"]
     assert "there is no committed study" in str(run("recommend", "--model", "mymodule:bundle")[0])
+
+
+def test_recommend_answers_where_nothing_is_known_to_close_the_gap(run: Run, tmp_path: Path) -> None:
+    study(*line({10: 3.0, 100: 2.0})).save(tmp_path / "far.json")
+    code, out, _ = run("recommend", "far.json")
+    assert (code, out.splitlines()[0]) == (0, "Use DDIM with 100 calls.")
+    assert "More images would not tell" in out
 
 
 def test_recommend_takes_the_bundled_models_study(run: Run) -> None:
     code, out, _ = run("recommend")
     assert code == 0
-    assert "the scale: other real images" in out
+    assert out.startswith("Use ")
+    assert "research" in out
 
 
 def test_compare(run: Run, tmp_path: Path) -> None:
-    steps = (10, 20, 50)
-    curve(*[result(steps=s) for s in steps]).save(tmp_path / "a.json")
-    curve(*[result(steps=s, seconds=s / 50) for s in steps]).save(tmp_path / "b.json")
+    def rows(factor: float) -> list[Row]:
+        return [ddim(s, seconds=factor * s / 100) for s in (10, 20, 50)]
+
+    study(*rows(1)).save(tmp_path / "a.json")
+    study(*rows(2), baseline=ddpm(seconds=20.0)).save(tmp_path / "b.json")
     code, out, _ = run("sweep", "--compare", "a.json", "b.json")
     assert code == 0
-    assert "Relative speed-ups are maintained" in out
+    assert "Speed-ups are maintained" in out
     assert "DDIM-20" in out
     code, out, _ = run("sweep", "--compare", "a.json", "b.json", "--json")
     found = json.loads(out)
     assert (code, found["maintained"], found["differences"]) == (0, True, [])
-    assert [row[0] for row in found["rows"]] == ["DDPM-1000", "DDIM-10", "DDIM-20", "DDIM-50"]
+    assert found["rows"][1] == ["DDIM-10", "0.1", "0.2", "0.5×", "100×", "100×", "1.000"]
     assert not (tmp_path / "ddimkit-study").exists()
 
 
@@ -301,10 +388,16 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     ((*SWEEP, "--steps", "10,x"), "--steps must be numbers with commas between, as in 10,20,50, got '10,x'"),
     ((*SWEEP, "--eta", "a"), "--eta must be numbers with commas between"),
     ((*SWEEP, "--eta", "2"), "eta must lie in [0, 1]"),
-    ((*SWEEP, "--steps", "2,2"), "asked for twice"),
+    ((*SWEEP, "--steps", ""), "--steps must be numbers with commas between, as in 10,20,50, got ''"),
+    ((*SWEEP, "--baseline", "ddim:many"), "--baseline must be a sampler and its number of steps, as in ddim:250, got 'ddim:many'"),
+    ((*SWEEP, "--baseline", ""), "--baseline must be a sampler and its number of steps"),
+    ((*SWEEP, "--baseline", "euler:5"), "sampler must be one of ddim, ddpm"),
+    ((*SWEEP, "--baseline", "ddim:21"), "steps must lie in 1..20"),
+    ((*SWEEP, "--out", "/proc/nowhere"), "the results cannot be written to /proc/nowhere"),
+    ((*SAMPLE, "--out", "/proc/a.npy"), "the results cannot be written to /proc"),
     ((*SWEEP, "--device", "gpu"), "device 'gpu' cannot be used here"),
     (("sweep", "--compare", "a.json", "b.json"), "No such file or directory: 'a.json'"),
-    (("sweep", "--compare", "mymodule.py", "mymodule.py"), "mymodule.py is not the results.json of a sweep"),
+    (("sweep", "--compare", "mymodule.py", "mymodule.py"), "mymodule.py is not a study that this version reads"),
 ]
 
 
@@ -317,6 +410,53 @@ def test_errors_are_one_line(run: Run, arguments: tuple[str, ...], message: str)
     assert "\n" not in code
     assert out == ""
     assert "Traceback" not in err
+
+
+def changed(change: Callable[[dict[str, Any]], object]) -> str:
+    """A study's file with something changed in it."""
+    saved = study(*line(LINE)).to_dict()
+    change(saved)
+    return json.dumps(saved)
+
+
+def _without_quality(saved: dict[str, Any]) -> None:
+    for row in saved["rows"]:
+        row.pop("quality", None)
+    saved["covariances"] = {}
+
+
+FILES: dict[str, tuple[str, str]] = {
+    "of another kind": ('{"a": 1}', "it holds no study, but something else"),
+    "a list": ("[1, 2]", "it holds no study, but something else"),
+    "an older schema": (changed(lambda s: s.update(schema_version=0)), "it is of schema 0, and this version reads schema 1"),
+    "the schema before studies": ('{"schema_version": 2, "configurations": []}', "it holds no study"),
+    "truncated": (changed(lambda _: None)[:700], "not a study that this version reads"),
+    "empty": ("", "not a study that this version reads"),
+    "with NaN": (changed(lambda s: s["rows"][1]["times"].update(seconds=float("nan"))), "it holds NaN"),
+    "a metric that is NaN": (changed(lambda s: s["rows"][1]["quality"]["kernel"].update(value=float("nan"))), "it holds NaN"),
+    "a row without sampler": (changed(lambda s: s["rows"][1].pop("sampler")), "row 'DDIM-10' has no sampler"),
+    "a row that is no row": (changed(lambda s: s["rows"].append(3)), "not a study that this version reads"),
+    "no baseline": (changed(lambda s: s.update(baseline="mine")), "the baseline 'mine' is none of the rows"),
+    "no quality": (changed(_without_quality), "the quality of the baseline DDPM-1000 was not measured"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), FILES.values(), ids=FILES)
+def test_wrong_results_get_one_clear_line(run: Run, tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "wrong.json").write_text(content, encoding="utf-8")
+    code, out, err = run("recommend", "wrong.json")
+    assert str(code).startswith("ddimkit: ")
+    assert message in str(code)
+    assert "\n" not in str(code)
+    assert (out, err) == ("", "")
+
+
+@pytest.mark.promise(56)
+def test_an_unwritable_folder_is_noticed_before_anything_is_computed(run: Run) -> None:
+    assert run("plan", *MINE)[0] == 0
+    for command in ((*SWEEP, "--out", "/proc/nowhere"), (*SWEEP, "--out", "mymodule.py"), (*SAMPLE, "--out", "/proc/a.npy")):
+        assert "cannot be written to" in str(run(*command)[0])
+    assert mine().model.calls == 0
 
 
 @pytest.mark.parametrize(
@@ -360,3 +500,31 @@ def test_a_missing_extra_is_named(name: str) -> None:
     done = subprocess.run([sys.executable, "-c", BLOCKED.format(name=name)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.strip() == f"ddimkit's command line needs {name}: pip install 'ddimkit[study]'"
+
+
+ENCODINGS = ("ascii", "latin-1", "cp1252")
+
+
+@pytest.mark.promise(51)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("sweep", "--help"),
+        ("recommend",),
+        ("plan", "--steps", "3"),
+        ("sweep", "--compare", "a.json", "b.json"),
+        ("x",),
+    ],
+    ids=" ".join,
+)
+def test_what_a_terminal_lacks_is_replaced(tmp_path: Path, encoding: str, arguments: tuple[str, ...]) -> None:
+    for name in ("a.json", "b.json"):
+        study(*line(LINE), model={"name": "Zahlen – 数", "weights_sha256": None, "sample_shape": []}).save(tmp_path / name)
+    environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict", "PYTHONUTF8": "0", "LC_ALL": "C", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "ddimkit", *arguments]
+    done = subprocess.run(command, capture_output=True, check=False, cwd=tmp_path, env=environment)
+    assert done.returncode == (2 if arguments == ("x",) else 0), done.stderr
+    assert b"Traceback" not in done.stderr
+    (done.stdout or done.stderr).decode(encoding)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, DynamicThreshold, NoiseSchedule, Plan, PlanSampler, UniPCSampler
-from ddimkit.speed._compilers import has_compiler
+from ddimkit._compilers import has_compiler
 from plugins import AdamsBashforth2
 from probes import normal
 

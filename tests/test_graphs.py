@@ -23,6 +23,7 @@ from ddimkit import (
     PlanSampler,
     UniPCSampler,
 )
+from ddimkit._arguments import Arguments
 from ddimkit.graphs import Captured, Structure, capture
 from ddimkit.loop import prepare
 from probes import Counting, HostReads, column, normal, smooth, twice
@@ -132,6 +133,24 @@ def test_every_source_of_noise() -> None:
     assert not torch.equal(captured(), captured())
 
 
+@pytest.mark.promise(24)
+@given(st.integers(0, 5), st.integers(1, 6))
+def test_a_batch_in_parts_is_the_whole_batch(count: int, size: int) -> None:
+    sampler, shape = ddim(eta=0.7), (count, *SHAPE[1:])
+    shift = normal(count, 1, 1, 1)
+    captured = capture(sampler, Scaled().eval(), shape, model_kwargs={"shift": shift})
+    expected = sampler.sample(captured.model, shape, seed=3, model_kwargs={"shift": shift})
+    assert torch.equal(bits(captured(seed=3, batch_size=size)), bits(expected))
+    sizes = {min(size, count), count % size or min(size, count)}
+    assert captured.captures == len(sizes | {count})
+    seen = list[int]()
+    found = captured(seed=3, batch_size=size, callback=lambda state: seen.append(len(state.x)))
+    assert torch.equal(bits(found), bits(expected))
+    assert set(seen) == sizes
+    with pytest.raises(ValueError, match="batch_size needs noise keyed by seeds"):
+        captured(generator=torch.Generator(), batch_size=size)
+
+
 @pytest.mark.promise(3)
 def test_model_calls_and_times() -> None:
     model = Counting()
@@ -145,7 +164,7 @@ def test_model_calls_and_times() -> None:
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_nothing_is_read_back_between_steps(eta: float) -> None:
     captured = capture(ddim(eta=eta), smooth, SHAPE)
-    run = prepare(ddim(eta=eta).coefficients, smooth, SHAPE, seed=0)
+    run = prepare(ddim(eta=eta).coefficients, smooth, Arguments(SHAPE, seed=0))
     recording = captured._recordings.of(run, smooth, {})
     recording.load(run, {})
     with torch.no_grad(), HostReads() as reads:
@@ -207,7 +226,7 @@ def test_model_arguments_change_without_a_new_capture() -> None:
 
 def test_train_mode_and_autocast_are_of_the_structure() -> None:
     model = Scaled()
-    run = prepare(ddim().coefficients, smooth, SHAPE, seed=0)
+    run = prepare(ddim().coefficients, smooth, Arguments(SHAPE, seed=0))
     plain = Structure.of(run, model.eval(), {})
     assert plain == Structure.of(run, model, {})
     assert plain != Structure.of(run, model.train(), {})
@@ -375,7 +394,7 @@ def test_on_cuda_a_model_that_reads_back_cannot_be_captured() -> None:
 @pytest.mark.promise(20)
 def test_on_cuda_nothing_waits_between_the_first_and_the_last_step() -> None:
     captured = capture(ddim(eta=1.0), smooth, SHAPE, device="cuda")
-    run = prepare(ddim(eta=1.0).coefficients, smooth, SHAPE, seed=0, device="cuda")
+    run = prepare(ddim(eta=1.0).coefficients, smooth, Arguments(SHAPE, seed=0, device="cuda"))
     with captured._recordings.alone(run.x.device):
         recording = captured._recordings.of(run, smooth, {})
         recording.load(run, {})

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import oracle
 from ddimkit import DDIMSampler, DDPMSampler, NoiseSchedule, noise
+from ddimkit._compilers import has_compiler
 from ddimkit.noise import (
     NOISE_SCHEME,
     STREAM_EDIT,
@@ -26,7 +27,6 @@ from ddimkit.noise import (
     philox4x32,
     sample_seeds,
 )
-from ddimkit.speed._compilers import has_compiler
 from strategies import SEEDS
 
 WORDS = st.integers(0, 2**32 - 1)

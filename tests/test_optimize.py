@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curves import toy
 from ddimkit import (
     DDIMSampler,
     DDPMSampler,
@@ -22,8 +21,9 @@ from ddimkit import (
 )
 from ddimkit.analytic import GaussianDenoiser, gaussian_error
 from ddimkit.learning import GaussianObjective, NetworkObjective, QualityObjective
-from ddimkit.quality import Extractor, Reference, Yardstick
+from ddimkit.quality import Evaluator, Extractor, Reference
 from ddimkit.timesteps import Spacing
+from studies import toy
 
 LINEAR = NoiseSchedule.linear()
 MEAN, SPECTRUM = np.linspace(-1, 1, 30), np.geomspace(1e-4, 20, 30)
@@ -169,7 +169,7 @@ def test_a_networks_lists_gain_on_unseen_seeds() -> None:
     assert found.gained
     best, named = replace(template, steps=None, timesteps=found), replace(template, spacing=found.named)
     apart = objective.difference(best, named)
-    assert apart.interval() == found.gain
+    assert apart.interval == found.gain
     assert apart.value > 0
     fine = replace(template, steps=100).sample(bundle.model, (32, 1, 4, 4), seed=100)
     errors = [
@@ -213,25 +213,27 @@ def real_images(count: int, seed: int) -> torch.Tensor:
     return torch.tensor(numbers, dtype=torch.float32).reshape(count, 1, 4, 4)
 
 
-def exact_yardstick() -> Yardstick:
+def exact_evaluator() -> Evaluator:
     pixels = Extractor(lambda x: x.flatten(1), name="pixels", sha256="1", rounding="none")
     reference = Reference.of("toy", pixels(real_images(400, 0)), pixels)
-    return Yardstick.of(pixels, reference, real_images(100, 1), noise_images=100)
+    return Evaluator.of(pixels, reference, real_images(100, 1), noise_images=100)
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm"])
 def test_quality_itself_can_be_searched_for_with_and_without_noise(name: str) -> None:
-    bundle, yardstick = exact_bundle(), exact_yardstick()
-    objective = QualityObjective(bundle, yardstick, seeds=range(100), unseen=range(1000, 1200), batch=50)
+    bundle, evaluator = exact_bundle(), exact_evaluator()
+    objective = QualityObjective(bundle, evaluator, seeds=range(100), unseen=range(1000, 1200), batch=50)
     template = bundle.sampler(DDIMSampler, steps=4, eta=float(name == "ddpm"))
     found = optimize_timesteps(template, 4, objective=objective, evaluations=60)
     assert found.gained
     best, named = replace(template, steps=None, timesteps=found), replace(template, spacing=found.named)
     drawn = [s.sample(bundle.model, (200, 1, 4, 4), seed=1000) for s in (best, named)]
-    fresh = [yardstick.judge(x, range(1000, 1200)).kernel for x in drawn]
+    fresh = [evaluator.evaluate(x, range(1000, 1200)).kernel for x in drawn]
     assert fresh[0].value < fresh[1].value
-    assert (fresh[1] - fresh[0]).interval() == pytest.approx(found.gain, rel=1e-4)
-    assert found.value == pytest.approx(yardstick.judge(best.sample(bundle.model, (100, 1, 4, 4), seed=0), range(100)).kernel.value)
+    assert (fresh[1] - fresh[0]).interval == pytest.approx(found.gain, rel=1e-4)
+    assert found.value == pytest.approx(
+        evaluator.evaluate(best.sample(bundle.model, (100, 1, 4, 4), seed=0), range(100)).kernel.value
+    )
 
 
 def test_short_schedules_have_fewer_fine_steps() -> None:
@@ -262,9 +264,9 @@ def test_the_fine_images_are_drawn_once() -> None:
         (lambda: optimize_timesteps(DDIMSampler(LINEAR, 5), 1001, objective=GAUSSIAN), "1001"),
         (lambda: NetworkObjective(toy(), range(4), range(3, 9)), "none in common"),
         (lambda: NetworkObjective(toy(), (), range(3, 9)), "must hold seeds"),
-        (lambda: QualityObjective(toy(), exact_yardstick(), range(4), range(3, 9)), "none in common"),
-        (lambda: QualityObjective(toy(), exact_yardstick(), device="gpu"), "cannot be used here"),
-        (lambda: QualityObjective(toy(), exact_yardstick(), batch=0), "batch must be at least 1"),
+        (lambda: QualityObjective(toy(), exact_evaluator(), range(4), range(3, 9)), "none in common"),
+        (lambda: QualityObjective(toy(), exact_evaluator(), device="gpu"), "cannot be used here"),
+        (lambda: QualityObjective(toy(), exact_evaluator(), batch=0), "batch must be at least 1"),
         (lambda: NetworkObjective(toy(), device="gpu"), "cannot be used here"),
     ],
 )

@@ -34,7 +34,7 @@ PUBLIC = [
     "PlanSampler",
     "Sampler",
     "SamplerState",
-    "TradeoffCurve",
+    "Study",
     "UNet",
     "UNetConfig",
     "UniPCSampler",
@@ -50,7 +50,7 @@ PUBLIC = [
 
 TOP_LEVEL = {"src", "tests", "docs", "benchmarks", "pyproject.toml", "noxfile.py", "CHANGELOG.md", "README.md", "LICENSE"}
 
-OPTIONAL = {"matplotlib", "rich", "typer", "tqdm.notebook", "diffusers", "scipy"}
+OPTIONAL = {"jinja2", "matplotlib", "rich", "typer", "tqdm.notebook", "diffusers", "scipy"}
 
 IMPORT_COST = """
 import json, sys, time

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ddimkit import DDIMSampler, DDPMSampler, NoiseSchedule, Plan
+from ddimkit import DDIMSampler, DDPMSampler, NoiseSchedule, Plan, PlanSampler
+from ddimkit.analytic import gaussian_error
 from ddimkit.plan import Levels
+from plugins import AdamsBashforth2
 from strategies import timesteps, walks
 
-GOLDEN = Path(__file__).parent / "golden" / "plan_v1.json"
+GOLDEN = Path(__file__).parent / "golden" / "plan_v2.json"
 
 # Numbers that a sloppy writer would change: no short decimal form, signed zero, the smallest and a very large one.
 GOLDEN_PLAN = Plan(
@@ -28,6 +30,8 @@ GOLDEN_PLAN = Plan(
     b=np.array([[0.1 + 0.2, 0.0], [2.0 / 3.0, -1e-17], [5e-324, 1e300], [1.0, 0.0]]),
     c=np.array([float.fromhex("0x1.921fb54442d18p+1"), 0.0, 1e-300, 0.0]),
     c_max=np.array([4.0, 0.0, 0.5, 0.0]),
+    signal=np.array([0.0, 0.1 + 0.2, 0.1 + 0.2, 1.0 - 2.0**-53]),
+    noise=np.array([1.0, 2.0 / 3.0, 2.0 / 3.0, 5e-324]),
 )
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -44,7 +48,8 @@ def plans(draw: st.DrawFn) -> Plan:
 
     std = st.floats(0, 1e300)
     c_max = column(std) if draw(st.booleans()) else None
-    return Plan(tuple(t), (*t[1:], None), column(FINITE), column(FINITE, depth).reshape(size, depth), column(std), c_max)
+    levels = (column(FINITE), column(FINITE)) if draw(st.booleans()) else (None, None)
+    return Plan(tuple(t), (*t[1:], None), column(FINITE), column(FINITE, depth).reshape(size, depth), column(std), c_max, *levels)
 
 
 @given(plan=plans())
@@ -52,26 +57,26 @@ def test_saved_plans_read_back_bit_for_bit(plan: Plan) -> None:
     again = Plan.from_dict(json.loads(json.dumps(plan.to_dict(), allow_nan=False)))
     assert again == plan
     assert hash(again) == hash(plan)
-    for name in ("a", "b", "c", "c_max"):
+    for name in ("a", "b", "c", "c_max", "signal", "noise"):
         one, other = getattr(plan, name), getattr(again, name)
         assert (one is None) == (other is None)
         assert one is None or (one.tobytes() == other.tobytes() and one.shape == other.shape)
     assert again.to_dict() == plan.to_dict()
 
 
-def test_golden_file_of_schema_1() -> None:
+def test_golden_file_of_schema_2() -> None:
     text = GOLDEN.read_text(encoding="utf-8")
     assert Plan.from_dict(json.loads(text)) == GOLDEN_PLAN
     assert json.dumps(GOLDEN_PLAN.to_dict(), indent=1) + "\n" == text
-    assert json.loads(text)["schema"] == 1
+    assert json.loads(text)["schema"] == 2
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"schema": 2}, "schema 1 is wanted, got schema 2"),
+        ({"schema": 1}, "schema 2 is wanted, got schema 1"),
         ({"schema": None}, "got schema None"),
-        ({"schema": "1"}, "got schema '1'"),
+        ({"schema": "2"}, "got schema '2'"),
     ],
 )
 def test_unknown_schemas_raise(change: dict[str, Any], match: str) -> None:
@@ -87,10 +92,12 @@ def test_missing_fields_are_named(name: str) -> None:
         Plan.from_dict(saved)
 
 
-def test_c_max_may_be_missing_from_a_saved_plan() -> None:
-    saved = dataclasses.replace(GOLDEN_PLAN, c_max=None).to_dict()
-    del saved["c_max"]
-    assert Plan.from_dict(saved).c_max is None
+def test_optional_columns_may_be_missing_from_a_saved_plan() -> None:
+    saved = dataclasses.replace(GOLDEN_PLAN, c_max=None, signal=None, noise=None).to_dict()
+    for name in ("c_max", "signal", "noise"):
+        del saved[name]
+    plan = Plan.from_dict(saved)
+    assert (plan.c_max, plan.signal, plan.noise) == (None, None, None)
 
 
 VALID: dict[str, Any] = {"t": (9, 4), "t_next": (4, None), "a": [0.5, 0.0], "b": [[0.4, 0.1], [1.0, 0.0]], "c": [0.1, 0.0]}
@@ -120,6 +127,10 @@ VALID: dict[str, Any] = {"t": (9, 4), "t_next": (4, None), "a": [0.5, 0.0], "b":
         ({"c": [float("inf"), 0.0]}, ValueError, "c must be finite, got inf at entry 0"),
         ({"a": ["0.5", "0"]}, TypeError, "a must be real numbers"),
         ({"c": [0.1j, 0]}, TypeError, "c must be real numbers"),
+        ({"signal": [0.5, 0.9]}, ValueError, "both signal and noise or neither, got only signal"),
+        ({"noise": [0.5, 0.1]}, ValueError, "both signal and noise or neither, got only noise"),
+        ({"signal": [0.5], "noise": [0.5, 0.1]}, ValueError, r"needs signal of shape \(2,\), got \(1,\)"),
+        ({"signal": [0.5, 0.9], "noise": [0.5, float("nan")]}, ValueError, "noise must be finite, got nan at entry 1"),
     ],
 )
 def test_invalid_tables_raise(change: dict[str, Any], error: type[Exception], match: str) -> None:
@@ -152,6 +163,9 @@ def test_every_field_counts_in_comparison(plan: Plan, data: st.DataObject) -> No
     assert all(other != plan for other in others)
     assert len({plan, twin, *others}) == 1 + len(others)
     assert plan != plan.to_dict()
+    known = dataclasses.replace(plan, signal=plan.c / 2, noise=plan.c)
+    assert known == plan == dataclasses.replace(plan, signal=None, noise=None)
+    assert hash(known) == hash(plan)
 
 
 def test_shape_of_b_counts_in_comparison() -> None:
@@ -164,7 +178,9 @@ def test_tables_are_read_only_and_copies_equal(plan: Plan) -> None:
     for again in (plan, pickle.loads(pickle.dumps(plan)), copy.deepcopy(plan), copy.copy(plan)):
         assert again == plan
         assert hash(again) == hash(plan)
-        for array in (again.a, again.b, again.c, *([] if again.c_max is None else [again.c_max])):
+        for name in ("c_max", "signal", "noise"):
+            assert (getattr(again, name) is None) == (getattr(plan, name) is None)
+        for array in (a for a in (again.a, again.b, again.c, again.c_max, again.signal, again.noise) if a is not None):
             assert array.dtype == np.float64
             with pytest.raises(ValueError, match="read-only"):
                 array[0] = 0.5
@@ -199,8 +215,10 @@ def test_slices_are_the_rows(plan: Plan, data: st.DataObject) -> None:
     assert part.t_next == plan.t_next[start:stop]
     for name in ("a", "b", "c"):
         assert np.array_equal(getattr(part, name), getattr(plan, name)[start:stop])
-    assert (part.c_max is None) == (plan.c_max is None)
-    assert part.c_max is None or plan.c_max is None or np.array_equal(part.c_max, plan.c_max[start:stop])
+    for name in ("c_max", "signal", "noise"):
+        rows, whole = getattr(part, name), getattr(plan, name)
+        assert (rows is None) == (whole is None)
+        assert rows is None or np.array_equal(rows, whole[start:stop])
     assert plan[:] == plan
 
 
@@ -215,6 +233,68 @@ def test_a_samplers_later_rows_are_the_plan_of_the_later_timesteps(
     for make in (DDIMSampler, DDPMSampler):
         whole = make(schedule, timesteps=chosen, prediction="v").plan()
         assert whole[start:] == make(schedule, timesteps=chosen[start:], prediction="v").plan()
+
+
+@pytest.mark.promise(61)
+@given(walk=walks(), data=st.data())
+def test_a_samplers_plan_knows_its_levels_and_another_schedule_is_refused(
+    walk: tuple[list[float], tuple[int, ...]], data: st.DataObject
+) -> None:
+    alpha_bars, chosen = walk
+    schedule = NoiseSchedule.from_alpha_bars(alpha_bars)
+    make = data.draw(st.sampled_from([DDIMSampler, DDPMSampler, AdamsBashforth2]))
+    plan = make(schedule, timesteps=chosen, prediction="v").plan()
+    assert plan.signal is not None
+    assert plan.noise is not None
+    assert plan.signal.tolist() == [schedule.signal[t] for t in chosen]
+    assert plan.noise.tolist() == [schedule.noise[t] for t in chosen]
+    name, row = data.draw(st.sampled_from(["signal", "noise"])), data.draw(st.integers(0, len(plan) - 1))
+    by = data.draw(st.sampled_from([0.5e-9, -0.5e-9, 2e-9, -2e-9]))
+    values = getattr(plan, name).copy()
+    before = values[row]
+    values[row] += by
+    assume(values[row] != 0)
+    known = dataclasses.replace(plan, **{name: values})
+    if abs(by) < 1e-9 and before != 0:
+        assert PlanSampler.from_plan(schedule, known, prediction="v").plan().to_dict() == known.to_dict()
+        return
+    with pytest.raises(ValueError, match=rf"another schedule: its {name} at t={chosen[row]} is .* give the schedule"):
+        PlanSampler.from_plan(schedule, known, prediction="v")
+    with pytest.raises(ValueError, match="another schedule"):
+        gaussian_error(known, 0.0, [0.25], schedule=schedule)
+
+
+def test_a_table_without_levels_takes_the_schedules() -> None:
+    schedule, bare = NoiseSchedule.linear(10), Plan(**VALID)
+    assert bare.signal is None
+    known = PlanSampler.from_plan(schedule, bare).plan()
+    assert known == bare
+    assert known.signal is not None
+    assert known.signal.tolist() == [schedule.signal[9], schedule.signal[4]]
+    assert known.with_levels(schedule) is known
+    with pytest.raises(ValueError, match="another schedule"):
+        PlanSampler.from_plan(NoiseSchedule.cosine(10), known)
+
+
+def test_a_class_whose_plan_is_of_another_schedule_is_refused() -> None:
+    table = DDIMSampler(NoiseSchedule.linear(10), steps=3).plan()
+
+    class Loaded(DDIMSampler):
+        def plan(self) -> Plan:
+            return table
+
+    assert Loaded(NoiseSchedule.linear(10), steps=3).plan() == table
+    with pytest.raises(ValueError, match=r"another schedule: its signal at t=9 .* 1e-09"):
+        Loaded(NoiseSchedule.cosine(10), steps=3)
+
+
+def test_plan_must_return_a_plan() -> None:
+    class Wrong(DDIMSampler):
+        def plan(self) -> Plan:
+            return [1.0]  # type: ignore[return-value]
+
+    with pytest.raises(TypeError, match=r"Wrong.plan\(\) must return a Plan, got list"):
+        Wrong(NoiseSchedule.linear(10), steps=3)
 
 
 @given(plan=plans())

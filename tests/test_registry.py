@@ -11,7 +11,7 @@ import torch
 from ddimkit import UNet, WeightsError, load_pretrained
 from ddimkit.models.bundle import save_bundle
 from ddimkit.models.recipe import CIFAR10_RECIPE
-from ddimkit.quality import Reference, Yardstick, load_yardstick
+from ddimkit.quality import Evaluator, Reference, load_evaluator
 from ddimkit.quality.network import FeatureNetwork, FeatureNetworkConfig, load_network, save_network
 from ddimkit.weights import registry
 from ddimkit.weights.pieces import write_pieces
@@ -52,8 +52,8 @@ def test_what_has_not_been_published_says_so_and_how_to_train_it(weights: Path) 
         assert "no cifar10.safetensors has been published with this version" in said
         assert "python -m ddimkit.models.train cifar10 --data DIR" in said
         assert "load_bundle" in said
-    with pytest.raises(WeightsError, match=r"no cifar10-features.*python -m ddimkit\.quality\.train cifar10.*read_yardstick"):
-        load_yardstick("cifar10", folder=weights)
+    with pytest.raises(WeightsError, match=r"no cifar10-features.*python -m ddimkit\._features\.train cifar10.*read_evaluator"):
+        load_evaluator("cifar10", folder=weights)
 
 
 def test_they_are_found_where_the_caller_the_environment_or_the_checkout_says(
@@ -106,12 +106,12 @@ def test_another_hash_and_pickles_are_refused(weights: Path, tmp_path: Path, *, 
 
 
 def test_what_is_part_of_the_package_takes_no_folder(weights: Path) -> None:
-    for load in (load_pretrained, load_yardstick):
+    for load in (load_pretrained, load_evaluator):
         with pytest.raises(ValueError, match="mnist is part of the package"):
             load("mnist", folder=weights)
 
 
-def test_a_yardstick_is_found_beside_the_weights(weights: Path) -> None:
+def test_an_evaluator_is_found_beside_the_weights(weights: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network, images = FeatureNetwork(FeatureNetworkConfig(3, (4, 6))), torch.rand(150, 3, 8, 8) * 2 - 1
@@ -119,17 +119,17 @@ def test_a_yardstick_is_found_beside_the_weights(weights: Path) -> None:
     extractor = load_network(weights / FILES[0], name="cifar10 features")
     reference = Reference.of("cifar10 test", extractor(images), extractor)
     reference.save(weights / FILES[1])
-    Yardstick.of(extractor, reference, images.flip(3), noise_images=20).save_scale(weights / FILES[2])
+    Evaluator.of(extractor, reference, images.flip(3), noise_images=20).save_scale(weights / FILES[2])
     publish(weights, *FILES)
-    assert load_yardstick("cifar10", folder=weights).reference.label == reference.label
+    assert load_evaluator("cifar10", folder=weights).reference.label == reference.label
     with pytest.raises(WeightsError, match=r"cifar10-reference-train\.safetensors"):
-        load_yardstick("cifar10", "train", folder=weights)
+        load_evaluator("cifar10", "train", folder=weights)
     (weights / FILES[2]).write_text("{}")
     with pytest.raises(WeightsError, match="SHA-256"):
-        load_yardstick("cifar10", folder=weights)
+        load_evaluator("cifar10", folder=weights)
     (weights / FILES[2]).unlink()
-    with pytest.raises(WeightsError, match=r"cifar10-scale-test\.json is not in .*quality\.train cifar10"):
-        load_yardstick("cifar10", folder=weights)
+    with pytest.raises(WeightsError, match=r"cifar10-scale-test\.json is not in .*_features\.train cifar10"):
+        load_evaluator("cifar10", folder=weights)
 
 
 def test_the_recipe_fits_its_file() -> None:

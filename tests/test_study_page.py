@@ -1,91 +1,103 @@
-"""The documentation's pages of studies, and the picture of budgets."""
+"""The documentation's page of a study."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 import study_page
-from curves import LINE, budgeted, judged, study, toy
-from ddimkit.tradeoff import budget_chart, figures, presets
-from ddimkit.tradeoff.budget import BudgetStudy, SearchedList
-from ddimkit.tradeoff.budget_chart import draw_budget
+from ddimkit import DDIMSampler, DDPMSampler, Study
+from studies import LINEAR, ddim, ddpm, row, study, toy
 
-LISTS = (SearchedList("dpm-2m", 5, "network", (9, 7, 5, 3, 1), True, "0.1 against 0.2"),)
-RESULTS = (
-    budgeted("ddim", 5, 3.0),
-    budgeted("ddim", 5, 2.5, "log_snr"),
-    budgeted("ddim", 10, 2.0),
-    budgeted("dpm-2m", 5, 2.0),
-    budgeted("dpm-2m", 5, 1.5, "network", (9, 7, 5, 3, 1)),
-    budgeted("ddpm", 10, 4.0),
-    budgeted("ddim", 50, 1.5),
+TIMES = (999, 700, 500, 300, 100)
+STUDY = study(
+    ddim(10, 3.0),
+    ddim(50, 1.5),
+    ddim(5, 2.5, selected=2.4),
+    row(DDIMSampler(LINEAR, steps=5, spacing="leading"), selected=2.6),
+    row(DDPMSampler(LINEAR, steps=5), 2.0, selected=2.2, same_seed=0.9),
+    row(
+        DDIMSampler(LINEAR, timesteps=TIMES),
+        selected=2.5,
+        label="DDIM-5 network list",
+        search={"objective": "network", "reason": "0.1 against 0.2"},
+    ),
+    model={"name": "toy", "weights_sha256": "123456789abcdef", "sample_shape": [1, 4, 4]},
 )
-BUDGET = BudgetStudy({"name": "toy", "weights_sha256": "123456789abcdef"}, {"processor": "P"}, {"torch": "2"}, RESULTS, LISTS)
 
 
 @pytest.fixture
-def known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A toy model of which there are both studies; where its pictures are looked for."""
-    curve = study(*judged(LINE), *judged({10: 4.0, 20: 2.0}, eta=1.0))
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of which there is a study."""
     monkeypatch.setattr(study_page, "load_pretrained", lambda name: toy(name=name))
-    monkeypatch.setattr(study_page, "find_study", lambda bundle: curve)
-    monkeypatch.setattr(presets, "find_study", lambda bundle: curve)
-    monkeypatch.setattr(study_page, "find_budget_study", lambda bundle: BUDGET)
-    monkeypatch.setattr(study_page, "_STATIC", tmp_path)
-    curve.model["weights_sha256"] = "fedcba9876543210"
-    return tmp_path
+    monkeypatch.setattr(study_page, "find_study", lambda bundle: STUDY)
 
 
-def test_a_study_is_shown_with_its_scale_curve_and_presets(known: Path) -> None:
-    (known / "toy-quality.png").touch()
+def plain(text: str) -> str:
+    """A text with spaces that a line may break at."""
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+@pytest.mark.usefixtures("known")
+def test_the_answer_comes_first_and_every_measured_row_is_shown() -> None:
     text = study_page.page("toy")
-    assert "Measured on a processor, torch 2.13.0; weights SHA-256 fedcba987654…." in text
-    for c in ("DDPM-1000", "DDIM-10", "DDIM-250", "DDIM-10 eta 1"):
-        assert f"\n| {c} |" in text
-    assert "| realtime | DDIM, 20 steps |" in text
-    assert "![Quality against steps](_static/toy-quality.png)" in text
-    assert text.count("![") == 1
+    assert text.startswith("## The answer\n\n**Use ")
+    assert re.search(r"\| production \| 95 % \|", text)
+    measured = text.split("## Every row that was measured")[1].split("\n## ")[0]
+    for label in ("DDPM-1000", "DDIM-10", "DDIM-50", "DDIM-5", "other real images", "noise"):
+        assert f"\n| {label} | " in measured
+    assert "leading" not in measured  # what only chose
+    assert "| DDIM-10 | 3.000 ± 0.039 (2,000) |" in plain(measured)
+    assert "weights SHA-256 123456789abc…" in text
 
 
-def test_the_best_of_each_budget_is_shown_with_what_the_search_found(known: Path) -> None:
-    text = study_page.budget_page("toy")
-    assert "| 5 | dpm-2m | network: 9, 7, 5, 3, 1 | 1.5 (" in text
-    assert "| 10 | ddim | trailing | 2 (" in text
-    assert "| dpm-2m | 5 | network | 9, 7, 5, 3, 1 | 0.1 against 0.2 |" in text
-    assert "- At 10 calls the best is ddim-10 trailing" in text
-    for end in ("other real images (floor)", "DDPM-1000", "noise"):
-        assert f"\n| {end} |" in text
-    assert "worse than DDIM-50" in text
-    assert "![" not in text
-    (known / "toy-budget.png").touch()
-    assert "](_static/toy-budget.png)" in study_page.budget_page("toy")
+@pytest.mark.usefixtures("known")
+def test_what_chose_and_what_measured_stand_side_by_side() -> None:
+    best = plain(study_page.page("toy")).split("## The best of each number of calls")[1].split("\n## ")[0]
+    assert "| 5 | DDPM-5 | no | 2.200 ± 0.039 (2,000) | 2.000 ± 0.039 (2,000) |" in best
+    assert "| 5 | DDIM-5 | yes | 2.400 ± 0.039 (2,000) | 2.500 ± 0.039 (2,000) |" in best
+    assert "leading" not in best
+    assert "| 10 |" not in best  # nothing chose it
 
 
-def test_what_is_not_known_is_said(known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("known")
+def test_searched_lists_are_shown_with_what_came_of_the_search() -> None:
+    lists = study_page.page("toy").split("## Lists that were searched")[1]
+    assert "| DDIM-5 network list | 999, 700, 500, 300, 100 | 0.1 against 0.2 | 2.500" in lists
+
+
+@pytest.mark.usefixtures("known")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_every_picture_of_the_page_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(study_page, "PICTURES", tmp_path / "generated")
+    shown = study_page._shown(STUDY)
+    assert {r.label for r in shown} == {"DDPM-5", "DDIM-5", "DDIM-10", "DDIM-50"}
+    monkeypatch.setattr(study_page, "_shown", lambda found: [found.row("DDIM-5")])
+    drawn = {path.name for path in study_page.draw("toy")}
+    assert drawn == {Path(name).name for name in re.findall(r"\]\(/generated/([^)]+)\)", study_page.page("toy"))}
+    assert all((tmp_path / "generated" / name).read_bytes().startswith(b"\x89PNG") for name in drawn)
+
+
+def test_committed_results_of_the_very_weights_are_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(study_page, "RESULTS", tmp_path)
     monkeypatch.setattr(study_page, "find_study", lambda bundle: None)
-    monkeypatch.setattr(study_page, "find_budget_study", lambda bundle: None)
+    bundle = toy(name="toy")
+    for date, weights in (("2026-01-01", None), ("2026-02-01", "another")):
+        model = {"name": date, "weights_sha256": weights, "sample_shape": [1, 4, 4]}
+        study(ddim(10, 3.0), baseline=ddpm(1.0), model=model).save(tmp_path / f"{date}-study-toy-machine.json")
+    assert bundle.weights_sha256() is None
+    found = study_page.find_results(bundle)
+    assert isinstance(found, Study)
+    assert found.model["name"] == "2026-01-01"
+    (tmp_path / "2026-01-01-study-toy-machine.json").unlink()
+    assert study_page.find_results(bundle) is None
+
+
+def test_what_is_not_known_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_page, "load_pretrained", lambda name: toy(name=name))
+    monkeypatch.setattr(study_page, "find_study", lambda bundle: None)
     assert study_page.page("toy") == "No study of the bundled toy model's present weights has been made yet.\n"
-    assert study_page.budget_page("toy").startswith("No study of samplers and timestep lists of the toy model")
+    assert study_page.draw("toy") == []
     monkeypatch.setattr(study_page, "published_hashes", dict)
     assert study_page.page("cifar10") == "No weights of the cifar10 model have been published yet, and so no study of them.\n"
-    assert study_page.budget_page("cifar10").startswith("No study")
-
-
-def test_the_picture_has_a_panel_for_every_sampler_of_several_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib")
-    drawn: list[dict[str, list[tuple[int, float]]]] = []
-    monkeypatch.setattr(figures, "_DPI", 40)
-
-    def save(figure, path):
-        for axes in figure.axes:
-            lines = {c.get_label(): list(zip(*(v.tolist() for v in c.lines[0].get_data()), strict=True)) for c in axes.containers}
-            drawn.append({"title": axes.get_title(), **lines})
-        return figures.save_figure(figure, path)
-
-    monkeypatch.setattr(budget_chart, "save_figure", save)
-    path = draw_budget(BUDGET, tmp_path / "budget.png")
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert [panel.pop("title") for panel in drawn] == ["every sampler, trailing", "ddim", "dpm-2m"]
-    assert [list(panel) for panel in drawn] == [["ddim", "dpm-2m", "ddpm"], ["trailing", "log_snr"], ["trailing", "network"]]
-    assert [value for _, value in drawn[1]["trailing"]] == [3.0, 2.0]
-    assert drawn[2]["network"][0] == (pytest.approx(5, rel=0.02), 1.5)

@@ -14,6 +14,9 @@ import torch
 from torch import nn
 
 from ddimkit import DDIMSampler, NoiseSchedule, UNetConfig, WeightsError
+from ddimkit._features import train as classifying
+from ddimkit._features.recipe import CIFAR10_FEATURES, FeatureRecipe
+from ddimkit._features.train import Classifier, Classifying
 from ddimkit._training import session as sessions
 from ddimkit._training.checkpoint import load_checkpoint, load_portable, save_checkpoint, save_portable
 from ddimkit._training.pace import Pace, matrix_rate, training_flops
@@ -24,12 +27,9 @@ from ddimkit.models import train as denoising
 from ddimkit.models.bundle import load_bundle
 from ddimkit.models.recipe import CIFAR10_RECIPE, Recipe, named_schedule
 from ddimkit.models.train import Denoising
-from ddimkit.quality import train as classifying
-from ddimkit.quality import yardstick as yardsticks
+from ddimkit.quality import evaluator as evaluators
+from ddimkit.quality.evaluator import read_evaluator
 from ddimkit.quality.network import FeatureNetworkConfig
-from ddimkit.quality.recipe import CIFAR10_FEATURES, FeatureRecipe
-from ddimkit.quality.train import Classifier, Classifying
-from ddimkit.quality.yardstick import read_yardstick
 from ddimkit.weights.pieces import MOST_BYTES
 from ddimkit.weights.tensorfile import read_tensors
 from test_data import cifar
@@ -339,7 +339,7 @@ def test_what_the_command_line_changes(
 def test_a_feature_network_of_cifar10_is_trained_in_sittings(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(yardsticks, "_MOST_PIXELS", 0)  # the spectrum of the pixels takes half a minute
+    monkeypatch.setattr(evaluators, "_MOST_PIXELS", 0)  # the spectrum of the pixels takes half a minute
     monkeypatch.setitem(classifying._RECIPES, "cifar10", replace(FEATURES, epochs=20, learning_rate=0.02))
     out = data / "out"
     places = ("--data", str(data), "--out", str(out))
@@ -353,9 +353,9 @@ def test_a_feature_network_of_cifar10_is_trained_in_sittings(
     assert figures["step"] == 120
     assert figures["test_accuracy"] > 0.9
     for split, count in (("train", 100), ("test", 100)):
-        found = read_yardstick("cifar10", out, split)  # type: ignore[arg-type]
+        found = read_evaluator("cifar10", out, split)  # type: ignore[arg-type]
         assert found.reference.label.images == count
-        assert found.floor.kernel.value < found.noise.kernel.value
+        assert found.real_vs_real.kernel.value < found.noise.kernel.value
 
 
 def test_the_recipe_of_the_features_fits_its_file() -> None:

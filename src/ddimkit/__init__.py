@@ -14,7 +14,7 @@ from ddimkit.schedule import NoiseSchedule
 from ddimkit.speed.acceleration import accelerate
 from ddimkit.tradeoff.presets import preset
 from ddimkit.tradeoff.recommend import recommend
-from ddimkit.tradeoff.results import TradeoffCurve
+from ddimkit.tradeoff.study import Study
 from ddimkit.tradeoff.sweep import sweep
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
     "PlanSampler",
     "Sampler",
     "SamplerState",
-    "TradeoffCurve",
+    "Study",
     "UNet",
     "UNetConfig",
     "UniPCSampler",

@@ -1,15 +1,132 @@
 """The arguments of a run, checked before anything is drawn."""
 
+import inspect
+import operator
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ddimkit.noise import fresh_seed, sample_seeds
 from ddimkit.step import Coefficients
+
+_PACKAGE = str(Path(__file__).parent)
 
 LARGEST_START = 0.01
 """Where alpha_bar is larger, pure noise is no image that the model knows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arguments:
+    """The arguments of a run as the caller gave them; :meth:`PlanSampler.sample` documents each."""
+
+    shape: Sequence[int] | None = None
+    seed: int | Sequence[int] | None = None
+    x_T: Tensor | None = None
+    start_at: int = 0
+    generator: torch.Generator | None = None
+    noise_fn: Callable[[int, Tensor], Tensor] | None = None
+    device: torch.device | str | None = None
+    dtype: torch.dtype | None = None
+    model_kwargs: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The samples of a run: its arguments checked and completed, nothing drawn yet.
+
+    Attributes:
+        arguments: the arguments; shape, device, dtype and seeds hold here.
+        shape: (B, *) of x.
+        device: of x.
+        dtype: of x.
+        seeds: one seed a sample, None where the noise is not keyed.
+    """
+
+    arguments: Arguments
+    shape: tuple[int, ...]
+    device: torch.device
+    dtype: torch.dtype
+    seeds: tuple[int, ...] | None
+
+    def parts(self, size: int | None) -> "list[Batch]":
+        """The batch in parts of ``size`` samples, the last one smaller where B is no multiple; itself where ``size`` is None.
+
+        Raises:
+            TypeError, ValueError: a size that is no int of at least 1; noise that is not keyed.
+        """
+        if size is None:
+            return [self]
+        size = _check_batch_size(size)
+        if self.seeds is None:
+            raise ValueError(
+                "batch_size needs noise keyed by seeds: generator and noise_fn make the noise of a whole batch; give seed= instead"
+            )
+        return [self._part(slice(first, first + size)) for first in range(0, max(self.shape[0], 1), size)]
+
+    def _part(self, samples: slice) -> "Batch":
+        """Some of the samples, with their seeds, their x_T and their entries of the model's arguments."""
+        assert self.seeds is not None
+        x_T, keywords = self.arguments.x_T, self.arguments.model_kwargs or {}
+        each = {name: value[samples] if self._is_per_sample(value) else value for name, value in keywords.items()}
+        arguments = replace(self.arguments, x_T=None if x_T is None else x_T[samples], model_kwargs=each)
+        seeds = self.seeds[samples]
+        return replace(self, arguments=arguments, shape=(len(seeds), *self.shape[1:]), seeds=seeds)
+
+    def _is_per_sample(self, value: object) -> bool:
+        return isinstance(value, Tensor) and value.ndim > 0 and len(value) == self.shape[0]
+
+
+def check_arguments(coefficients: Coefficients, model: object, arguments: Arguments) -> Batch:
+    """The batch that the arguments of a new run describe, or an error before anything is drawn."""
+    check_callers(model, arguments)
+    if sum(v is not None for v in (arguments.seed, arguments.generator, arguments.noise_fn)) > 1:
+        raise ValueError("seed, generator and noise_fn exclude one another: give at most one")
+    x_T, start_at = arguments.x_T, arguments.start_at
+    if start_at and x_T is None:
+        raise ValueError(f"start_at={start_at} needs x_T, the image at that row's timestep")
+    shape = _check_shape(arguments.shape, x_T, coefficients)
+    device = _device(arguments, model)
+    dtype = arguments.dtype or (x_T.dtype if x_T is not None else torch.float32)
+    _check_dtype(dtype)
+    seeds = _seeds(arguments, shape[0])
+    if x_T is None:
+        _warn_of_signal(coefficients)
+    elif device.type == "cpu" and not bool(torch.isfinite(x_T.detach().to(dtype)).all()):
+        raise ValueError("x_T holds NaN or infinity")
+    check_history(coefficients, 0, 0, start_at)
+    return Batch(arguments, shape, device, dtype, seeds)
+
+
+def _device(arguments: Arguments, model: object) -> torch.device:
+    """Where x is: the device given, else x_T's, else that of the model's first parameter, else the CPU."""
+    if arguments.device is not None:
+        return check_device(arguments.device)
+    if arguments.x_T is not None:
+        return arguments.x_T.device
+    module = module_of(model)
+    parameter = next(module.parameters(), None) if module is not None else None
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _seeds(arguments: Arguments, batch: int) -> tuple[int, ...] | None:
+    if arguments.generator is not None or arguments.noise_fn is not None:
+        return None
+    return sample_seeds(fresh_seed() if arguments.seed is None else arguments.seed, batch)
+
+
+def _check_batch_size(value: object) -> int:
+    try:
+        size = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"batch_size must be an int, got {value!r}") from None
+    if isinstance(value, bool) or size < 1:
+        raise ValueError(f"batch_size must be an int of at least 1, got {value!r}")
+    return size
 
 
 def check_device(device: torch.device | str) -> torch.device:
@@ -29,14 +146,15 @@ def module_of(model: object) -> nn.Module | None:
     return inner if isinstance(inner, nn.Module) else None
 
 
-def check_dtype(dtype: torch.dtype) -> None:
+def _check_dtype(dtype: torch.dtype) -> None:
     """Raise a TypeError for a type that x cannot have."""
     if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
 
 
-def check_callers(model: object, generator: object, noise_fn: object, model_kwargs: object) -> None:
-    """Raise for a model or source of noise of the wrong kind; warn of a model in train mode, three calls further up."""
+def check_callers(model: object, arguments: Arguments) -> None:
+    """Raise for a model, source of noise or arguments of the model of the wrong kind; warn of a model in train mode."""
+    generator, noise_fn, model_kwargs = arguments.generator, arguments.noise_fn, arguments.model_kwargs
     if not callable(model):
         raise TypeError(f"model must be callable as model(x, t), got {type(model).__name__}")
     if generator is not None and not isinstance(generator, torch.Generator):
@@ -47,10 +165,18 @@ def check_callers(model: object, generator: object, noise_fn: object, model_kwar
         raise TypeError(f"model_kwargs must be a mapping of names to arguments, got {type(model_kwargs).__name__}")
     module = module_of(model)
     if module is not None and module.training:
-        warnings.warn("the model is in train mode (dropout and batch statistics are active): call model.eval() first", stacklevel=4)
+        _warn("the model is in train mode (dropout and batch statistics are active): call model.eval() first")
 
 
-def check_shape(shape: Sequence[int] | None, x_T: Tensor | None, coefficients: Coefficients) -> tuple[int, ...]:
+def _warn(message: str) -> None:
+    """Warn at the line outside this package from which the call came."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
+
+def _check_shape(shape: Sequence[int] | None, x_T: Tensor | None, coefficients: Coefficients) -> tuple[int, ...]:
     """The shape of a run, which x_T may give."""
     if x_T is not None and (not isinstance(x_T, Tensor) or not x_T.is_floating_point()):
         raise TypeError(f"x_T must be a floating point tensor, got {x_T.dtype if isinstance(x_T, Tensor) else x_T!r}")
@@ -85,13 +211,12 @@ def check_history(coefficients: Coefficients, done: int, held: int, start_at: in
             raise ValueError(f"{wanted}, but {held + k - done} come before it in a walk from row {start_at + done}")
 
 
-def warn_of_signal(coefficients: Coefficients) -> None:
-    """Warn, three calls further up, of pure noise where the model knows only images that still hold signal."""
+def _warn_of_signal(coefficients: Coefficients) -> None:
+    """Warn of pure noise where the model knows only images that still hold signal."""
     t = coefficients.plan.t[0]
     alpha_bar = float(coefficients.schedule.alpha_bars[t])
     if alpha_bar > LARGEST_START:
-        warnings.warn(
+        _warn(
             f"sampling starts from pure noise at t={t}, where the model was trained on images that still hold signal "
-            f"(alpha_bar = {alpha_bar:.4g}): start higher, as spacing='trailing' does, or give x_T",
-            stacklevel=4,
+            f"(alpha_bar = {alpha_bar:.4g}): start higher, as spacing='trailing' does, or give x_T"
         )

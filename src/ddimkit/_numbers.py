@@ -8,6 +8,9 @@ from torch import Tensor
 
 Floats = NDArray[np.float64]
 
+AGREEMENT = 1e-9
+"""How far signal and noise of the same schedule may differ: processors differ in the last bit."""
+
 
 def frozen_array(values: ArrayLike, name: str) -> Floats:
     """A read-only float64 copy of real numbers, or a TypeError or ValueError that names what they are."""
@@ -29,6 +32,12 @@ def read_only(array: Floats) -> Floats:
     """The array itself, which can no longer be written to."""
     array.setflags(write=False)
     return array
+
+
+def unlike(ours: Floats, theirs: Floats) -> NDArray[np.bool_]:
+    """Where two arrays of one shape differ by more than 1e-9, or only one of them is 0."""
+    found: NDArray[np.bool_] = (np.abs(ours - theirs) > AGREEMENT) | ((ours == 0) != (theirs == 0))
+    return found
 
 
 def check_every(good: NDArray[np.bool_], values: Floats, message: str) -> None:

@@ -154,8 +154,7 @@ def gaussian_moments(
     Raises:
         ValueError: as for :func:`gaussian_error`.
     """
-    if max(plan.t) >= schedule.num_timesteps:
-        raise ValueError(f"the plan asks for t={max(plan.t)}, which a schedule of {schedule.num_timesteps} timesteps has not")
+    plan = plan.with_levels(schedule)
     if plan.c_max is not None:
         raise ValueError("a learned_range plan has no moments of its own: its noise is decided by the model's output")
     data = Gaussian(_numbers(mean), _numbers(spectrum))

@@ -1,4 +1,4 @@
-"""The sampling loop as one CUDA graph: :func:`~ddimkit.speed.graphs.capture`."""
+"""The sampling loop as one CUDA graph; written in :mod:`ddimkit.speed.graphs`."""
 
 from ddimkit.speed.graphs import Captured, Structure, capture
 

@@ -4,22 +4,35 @@ It knows plans and tensors and no sampler. Its random numbers come from a source
 noise coefficient is not zero. Nothing is read back from the device until the last step is done.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddimkit._arguments import check_callers, check_device, check_dtype, check_history, check_shape, module_of, warn_of_signal
+from ddimkit._arguments import Arguments, Batch, check_arguments, check_callers, check_device, check_history
 from ddimkit.errors import NonFiniteError
-from ddimkit.noise import STREAM_SAMPLER, STREAM_X_T, fresh_seed, keyed_normal, sample_seeds
+from ddimkit.noise import STREAM_SAMPLER, STREAM_X_T, keyed_normal
 from ddimkit.step import Coefficients, advance, check_output, device_row, work_dtype
 
-__all__ = ["Model", "NoiseFn", "Run", "SamplerState", "check_device", "finish", "prepare", "resume", "states", "walk", "with_bar"]
-
-T = TypeVar("T")
+__all__ = [
+    "Model",
+    "NoiseFn",
+    "Run",
+    "SamplerState",
+    "begin",
+    "check_device",
+    "draw",
+    "finish",
+    "prepare",
+    "resume",
+    "states",
+    "step_bar",
+    "walk",
+]
 
 Model = Callable[[Tensor, Tensor], Tensor] | Callable[..., Tensor]
 r"""``model(x, t, **model_kwargs)``: x (B, \*), t int64 (B,); the output has x's shape (learned range: twice the channels)."""
@@ -104,77 +117,50 @@ class KeyedNoise:
         return self._block[draw]
 
 
-def prepare(
-    coefficients: Coefficients,
-    model: Model,
-    shape: Sequence[int] | None,
-    *,
-    seed: int | Sequence[int] | None = None,
-    x_T: Tensor | None = None,
-    start_at: int = 0,
-    generator: torch.Generator | None = None,
-    noise_fn: NoiseFn | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    model_kwargs: Mapping[str, Any] | None = None,
-) -> Run:
-    """Check the arguments of a run and make its first x; :meth:`PlanSampler.sample` says what each means."""
-    check_callers(model, generator, noise_fn, model_kwargs)
-    if sum(v is not None for v in (seed, generator, noise_fn)) > 1:
-        raise ValueError("seed, generator and noise_fn exclude one another: give at most one")
-    if start_at and x_T is None:
-        raise ValueError(f"start_at={start_at} needs x_T, the image at that row's timestep")
-    shape = check_shape(shape, x_T, coefficients)
-    device = check_device(device) if device is not None else x_T.device if x_T is not None else _device_of(model)
-    dtype = dtype or (x_T.dtype if x_T is not None else torch.float32)
-    check_dtype(dtype)
-    seeds = (
-        None if generator is not None or noise_fn is not None else sample_seeds(fresh_seed() if seed is None else seed, shape[0])
-    )
-    source = _source(coefficients, seeds, generator, noise_fn, start_at, device)
-    if x_T is not None:
-        x = x_T.detach().to(device=device, dtype=dtype, copy=True)
-        if device.type == "cpu" and not bool(torch.isfinite(x).all()):
-            raise ValueError("x_T holds NaN or infinity")
+def prepare(coefficients: Coefficients, model: Model, arguments: Arguments) -> Run:
+    """Check the arguments of a run and make its first x."""
+    return begin(coefficients, model, check_arguments(coefficients, model, arguments))
+
+
+def begin(coefficients: Coefficients, model: Model, batch: Batch) -> Run:
+    """The run that draws a batch, with its first x made."""
+    arguments, seeds, device, dtype = batch.arguments, batch.seeds, batch.device, batch.dtype
+    source = _source(coefficients, seeds, arguments, arguments.start_at, device)
+    if arguments.x_T is not None:
+        x = arguments.x_T.detach().to(device=device, dtype=dtype, copy=True)
     else:
-        warn_of_signal(coefficients)
-        like = torch.empty(shape, device=device, dtype=dtype)
-        first = _keyed_start(seeds, shape, device) if seeds is not None else source(-1, like)
+        like = torch.empty(batch.shape, device=device, dtype=dtype)
+        first = _keyed_start(seeds, batch.shape, device) if seeds is not None else source(-1, like)
         # Copied: a noise_fn may hand out one buffer again and again.
         x = first.detach().to(dtype, copy=True)
-    check_history(coefficients, 0, 0, start_at)
-    return Run(coefficients, _bind(model, model_kwargs), x, source, seeds, start_at)
+    return Run(coefficients, _bind(model, arguments.model_kwargs), x, source, seeds, arguments.start_at)
 
 
-def resume(
-    coefficients: Coefficients,
-    model: Model,
-    state: SamplerState,
-    *,
-    generator: torch.Generator | None = None,
-    noise_fn: NoiseFn | None = None,
-    model_kwargs: Mapping[str, Any] | None = None,
-) -> Run:
+def resume(coefficients: Coefficients, model: Model, state: SamplerState, arguments: Arguments) -> Run:
     """The run that goes on after ``state``; ``coefficients`` are those of the rows from ``state.start_at`` on."""
-    check_callers(model, generator, noise_fn, model_kwargs)
+    check_callers(model, arguments)
     done = state.index - state.start_at + 1
     plan = coefficients.plan
     if not 0 < done <= len(plan) or plan.t[done - 1] != state.t or plan.t_next[done - 1] != state.t_next:
         raise ValueError(f"the state (row {state.index}, t={state.t}) was not made by this sampler")
-    seeds = state.seeds if generator is None and noise_fn is None else None
-    if seeds is None and generator is None and noise_fn is None and bool((plan.c[done:] > 0).any()):
+    keyed = arguments.generator is None and arguments.noise_fn is None
+    seeds = state.seeds if keyed else None
+    if seeds is None and keyed and bool((plan.c[done:] > 0).any()):
         raise ValueError("the state's noise was not keyed by seeds: give the generator or noise_fn again")
     check_history(coefficients, done, len(state.history), state.start_at)
-    source = _source(coefficients, seeds, generator, noise_fn, state.start_at, state.x.device)
-    return Run(coefficients, _bind(model, model_kwargs), state.x.detach(), source, seeds, state.start_at, done, state.history)
+    source = _source(coefficients, seeds, arguments, state.start_at, state.x.device)
+    bound = _bind(model, arguments.model_kwargs)
+    return Run(coefficients, bound, state.x.detach(), source, seeds, state.start_at, done, state.history)
 
 
-def check_state(state: object, shape: Sequence[int] | None, others: Sequence[object]) -> SamplerState:
-    """A state to go on from, or an error: a shape given beside it must be its own, and no other argument may be given."""
+def check_state(state: object, arguments: Arguments) -> SamplerState:
+    """A state to go on from, or an error: a shape given beside it must be its own, and what it holds must not be given."""
     if not isinstance(state, SamplerState):
         raise TypeError(f"resume must be a SamplerState that iterate yielded, got {type(state).__name__}")
-    if any(v is not None for v in others):
+    held = (arguments.seed, arguments.x_T, arguments.device, arguments.dtype, arguments.start_at or None)
+    if any(v is not None for v in held):
         raise ValueError("a resumed state brings its own seed, x, start_at, device and dtype: leave them out")
+    shape = arguments.shape
     if shape is not None and tuple(shape) != tuple(state.x.shape):
         raise ValueError(f"shape {tuple(shape)} is not the state's {tuple(state.x.shape)}: leave it out")
     return state
@@ -228,30 +214,49 @@ def states(run: Run) -> Iterator[SamplerState]:
         yield SamplerState(index, plan.t[k], plan.t_next[k], x, x0, nfe, history, run.seeds, run.start_at)
 
 
-def finish(run: Run, progress: bool, callback: Callable[[SamplerState], None] | None) -> Tensor:
-    """The last x of a run; with a callback, which is called with every state, x0_hat is computed too."""
-    x, total = run.x, len(run.coefficients.plan)
+def finish(run: Run, callback: Callable[[SamplerState], None] | None, tick: Callable[[], object]) -> Tensor:
+    """The last x of a run; ``tick`` is called after each row, and so is a callback, with the state and thus x0_hat."""
+    x = run.x
     if callback is not None:
         if not callable(callback):
             raise TypeError(f"callback must be callable as callback(state), got {type(callback).__name__}")
-        for state in with_bar(states(run), total, progress):
+        for state in states(run):
             callback(state)
+            tick()
             x = state.x
         return x
     with torch.no_grad():
-        for _, y, _, _ in with_bar(walk(run, observe=False), total, progress):
+        for _, y, _, _ in walk(run, observe=False):
             x = y
+            tick()
     check_finite(run, x)
     return x
 
 
-def with_bar(steps: Iterator[T], total: int, progress: bool) -> Iterator[T]:
-    """The steps, shown as a bar if asked for."""
+def draw(
+    batch: Batch, batch_size: int | None, rows: int, progress: bool, draw_part: Callable[[Batch, Callable[[], object]], Tensor]
+) -> Tensor:
+    """A batch drawn part by part under one bar; ``draw_part(part, tick)`` draws a part and ticks after each of its rows."""
+    parts = batch.parts(batch_size)
+    with step_bar(rows * len(parts), progress) as tick:
+        if len(parts) == 1:
+            return draw_part(parts[0], tick)
+        result = torch.empty(batch.shape, dtype=batch.dtype, device=batch.device)
+        for part, place in zip(parts, torch.split(result, parts[0].shape[0]), strict=True):
+            place.copy_(draw_part(part, tick))
+    return result
+
+
+@contextmanager
+def step_bar(total: int, progress: bool) -> Generator[Callable[[], object]]:
+    """What advances a bar by one step; it does nothing where no bar is asked for."""
     if not progress:
-        return steps
+        yield lambda: None
+        return
     from tqdm import tqdm
 
-    return iter(tqdm(steps, total=total, unit="step"))
+    with tqdm(total=total, unit="step") as bar:
+        yield bar.update
 
 
 def check_finite(run: Run, x: Tensor) -> None:
@@ -272,13 +277,9 @@ def check_finite(run: Run, x: Tensor) -> None:
 
 
 def _source(
-    coefficients: Coefficients,
-    seeds: tuple[int, ...] | None,
-    generator: torch.Generator | None,
-    noise_fn: NoiseFn | None,
-    start_at: int,
-    device: torch.device,
+    coefficients: Coefficients, seeds: tuple[int, ...] | None, arguments: Arguments, start_at: int, device: torch.device
 ) -> NoiseFn:
+    generator, noise_fn = arguments.generator, arguments.noise_fn
     if seeds is not None:
         return KeyedNoise(seeds, [start_at + k for k, row in enumerate(coefficients.rows) if row.c], device)
     if noise_fn is not None:
@@ -298,12 +299,6 @@ def _checked_noise(noise: object, like: Tensor) -> Tensor:
         found = tuple(noise.shape) if isinstance(noise, Tensor) else type(noise).__name__
         raise ValueError(f"noise_fn must return a tensor of shape {tuple(like.shape)}, got {found}")
     return noise.to(device=like.device, dtype=work_dtype(like))
-
-
-def _device_of(model: Model) -> torch.device:
-    module = module_of(model)
-    parameter = next(module.parameters(), None) if module is not None else None
-    return torch.device("cpu") if parameter is None else parameter.device
 
 
 def _bind(model: Model, model_kwargs: Mapping[str, Any] | None) -> Model:

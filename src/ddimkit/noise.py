@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ddimkit.speed._compilers import COMPILER, has_compiler
+from ddimkit._compilers import COMPILER, has_compiler
 
 __all__ = [
     "NOISE_SCHEME",

@@ -6,23 +6,24 @@ Row k asks the model at ``t[k]`` and lands on ``t_next[k]``:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 
-from ddimkit._numbers import frozen_array
+from ddimkit._numbers import AGREEMENT, frozen_array, unlike
 from ddimkit.schedule import FloatArray, NoiseSchedule
 from ddimkit.timesteps import pairs
 
 __all__ = ["Levels", "Plan"]
 
-_SCHEMA = 1
+_SCHEMA = 2
+_OPTIONAL = ("c_max", "signal", "noise")
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    r"""The coefficients of a whole run; compared and hashed by value.
+    r"""The coefficients of a whole run; compared and hashed by value, signal and noise aside.
 
     Args:
         t: (S,) the timestep the model is called with.
@@ -31,10 +32,12 @@ class Plan:
         b: (S, K) on x0_hat now, one call ago, … K−1 ago; zero where history is missing. (S,) is taken as (S, 1).
         c: (S,) on z, the standard deviation of the noise added.
         c_max: (S,) for a learned range only: the standard deviation is ``c^(1−f)·c_max^f``, f from the model.
+        signal: (S,) the schedule's signal at t; another schedule is refused by it. None for a table of no schedule.
+        noise: (S,) the schedule's noise at t; given if and only if ``signal`` is.
 
     Raises:
         TypeError: a timestep is no int, or a coefficient no real number.
-        ValueError: shapes that do not agree, an entry that is not finite, a negative c.
+        ValueError: shapes that do not agree, an entry that is not finite, a negative c, one of signal and noise alone.
 
     >>> Plan(t=(9, 4), t_next=(4, None), a=[0.5, 0], b=[0.4, 1], c=[0, 0]).b.shape
     (2, 1)
@@ -46,6 +49,8 @@ class Plan:
     b: FloatArray
     c: FloatArray
     c_max: FloatArray | None = None
+    signal: FloatArray | None = None
+    noise: FloatArray | None = None
 
     def __post_init__(self) -> None:
         t, t_next = tuple(self.t), tuple(self.t_next)
@@ -53,9 +58,12 @@ class Plan:
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"a plan's timesteps must be ints, got {value!r}")
         size = len(t)
-        arrays = {
-            name: frozen_array(getattr(self, name), name) for name in ("a", "b", "c", "c_max") if getattr(self, name) is not None
-        }
+        given = [name for name in ("a", "b", "c", *_OPTIONAL) if getattr(self, name) is not None]
+        if ("signal" in given) != ("noise" in given):
+            raise ValueError(
+                f"a plan knows both signal and noise or neither, got only {'signal' if 'signal' in given else 'noise'}"
+            )
+        arrays = {name: frozen_array(getattr(self, name), name) for name in given}
         if arrays["b"].ndim == 1:
             arrays["b"] = frozen_array(arrays["b"][:, None], "b")
         for name, array in arrays.items():
@@ -82,8 +90,33 @@ class Plan:
 
     def __getitem__(self, rows: slice) -> "Plan":
         """Some of the rows."""
-        c_max = None if self.c_max is None else self.c_max[rows]
-        return Plan(self.t[rows], self.t_next[rows], self.a[rows], self.b[rows], self.c[rows], c_max)
+        optional = (None if array is None else array[rows] for array in (self.c_max, self.signal, self.noise))
+        return Plan(self.t[rows], self.t_next[rows], self.a[rows], self.b[rows], self.c[rows], *optional)
+
+    def with_levels(self, schedule: NoiseSchedule) -> "Plan":
+        """This plan with the schedule's signal and noise at its timesteps; a plan that knows them already comes back as it is.
+
+        Raises:
+            ValueError: a timestep outside the schedule, or a plan made for another schedule: signal or noise differ by more than
+                1e-9, or are 0 in one only.
+        """
+        last, asked = schedule.num_timesteps - 1, (*self.t, *(u for u in self.t_next if u is not None))
+        if min(asked) < 0 or max(asked) > last:
+            wrong = next(t for t in asked if not 0 <= t <= last)
+            raise ValueError(f"the plan's timesteps must lie in 0..{last}, got {wrong}: give a schedule that has them")
+        wanted = {name: getattr(schedule, name)[list(self.t)] for name in ("signal", "noise")}
+        if self.signal is None:
+            return replace(self, **wanted)
+        for name, theirs in wanted.items():
+            ours = getattr(self, name)
+            rows = np.flatnonzero(unlike(ours, theirs))
+            if rows.size:
+                t, found, expected = self.t[rows[0]], ours[rows[0]], theirs[rows[0]]
+                raise ValueError(
+                    f"the plan was made for another schedule: its {name} at t={t} is {found}, the schedule's {expected}, and they "
+                    f"may differ by {AGREEMENT:g}: give the schedule that the plan was made for"
+                )
+        return self
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Plan) and self._key == other._key
@@ -93,7 +126,7 @@ class Plan:
 
     def __reduce__(self) -> tuple[object, ...]:
         # Through the constructor: a copied array would be writable.
-        return type(self), (self.t, self.t_next, self.a, self.b, self.c, self.c_max)
+        return type(self), (self.t, self.t_next, self.a, self.b, self.c, self.c_max, self.signal, self.noise)
 
     @property
     def _key(self) -> tuple[object, ...]:
@@ -113,7 +146,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; floats keep every bit."""
-        arrays = {name: None if v is None else v.tolist() for name in ("a", "b", "c", "c_max") for v in [getattr(self, name)]}
+        arrays = {name: None if v is None else v.tolist() for name in ("a", "b", "c", *_OPTIONAL) for v in [getattr(self, name)]}
         return {"schema": _SCHEMA, "t": list(self.t), "t_next": list(self.t_next), **arrays}
 
     @classmethod
@@ -129,7 +162,8 @@ class Plan:
         if missing:
             raise ValueError(f"the saved plan lacks {', '.join(sorted(missing))}")
         t, t_next = tuple(saved["t"]), tuple(saved["t_next"])
-        return cls(t, t_next, saved["a"], saved["b"], saved["c"], cast("FloatArray | None", saved.get("c_max")))
+        optional = (cast("FloatArray | None", saved.get(name)) for name in _OPTIONAL)
+        return cls(t, t_next, saved["a"], saved["b"], saved["c"], *optional)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ddimkit._arguments import Arguments, Batch, check_arguments
 from ddimkit._record import make_record
-from ddimkit.loop import Model, NoiseFn, SamplerState, check_state, finish, prepare, states
+from ddimkit.loop import Model, NoiseFn, SamplerState, begin, check_state, draw, finish, prepare, states, step_bar
 from ddimkit.loop import resume as resumed
 from ddimkit.plan import Plan
 from ddimkit.prediction import Clip, Prediction, check_clip, check_prediction
@@ -51,6 +52,19 @@ class Sampler(Protocol):
         ...
 
 
+def _with_levels(plan: Callable[[Any], Plan]) -> Callable[[Any], Plan]:
+    """A class's ``plan()``, whose table knows the signal and noise of the sampler's schedule."""
+
+    @wraps(plan)
+    def known(sampler: "PlanSampler") -> Plan:
+        made = plan(sampler)
+        if not isinstance(made, Plan):
+            raise TypeError(f"{type(sampler).__name__}.plan() must return a Plan, got {type(made).__name__}")
+        return made.with_levels(sampler.schedule)
+
+    return known
+
+
 @dataclass(frozen=True)
 class PlanSampler:
     r"""A sampler that is its plan: inherit, write :meth:`plan`, and the rest is here.
@@ -86,6 +100,12 @@ class PlanSampler:
         check_prediction(self.prediction, self.schedule, self.timesteps)
         self._make_plan(PlanSampler)
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Let the class's own plan know its signal and noise, and refuse a table of another schedule."""
+        super().__init_subclass__(**keywords)
+        if "plan" in cls.__dict__:
+            type.__setattr__(cls, "plan", _with_levels(cls.plan))
+
     def _make_plan(self, checked_by: "type[PlanSampler]") -> None:
         """Make the plan once all settings are checked, which is when the class's own ``__post_init__`` ends.
 
@@ -115,7 +135,7 @@ class PlanSampler:
             clip: how x0_hat is clipped.
 
         Raises:
-            ValueError: a timestep of the plan is outside the schedule.
+            ValueError: a timestep of the plan is outside the schedule, or the plan was made for another schedule.
         """
         if not isinstance(plan, Plan):
             raise TypeError(f"plan must be a Plan, got {type(plan).__name__}")
@@ -158,8 +178,15 @@ class PlanSampler:
         progress: bool = False,
         callback: Callback | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         r"""Draw samples: walk the plan from noise to images, without autograd.
+
+        Where B samples need too much memory, ``batch_size`` draws them in parts, one after another. Each sample keeps its seed, so
+        an elementwise model gives the same bits; a network may round differently in another batch size. x_T is split too, and of
+        ``model_kwargs`` each tensor whose first dimension is B. A tensor of that size that all samples share must be bound to the
+        model, as by :func:`functools.partial`. ``callback`` is called after each row of each part: a state holds the samples of one
+        part, named by ``state.seeds``, and ``index`` and ``nfe`` start again with each part. ``progress`` shows one bar.
 
         Args:
             model: ``model(x, t)``, x (B, \*) and t int64 (B,), giving a tensor of x's shape (learned range: twice the channels).
@@ -175,29 +202,24 @@ class PlanSampler:
             progress: whether to show a progress bar.
             callback: called after each row with the :class:`SamplerState`.
             model_kwargs: further arguments of the model.
+            batch_size: how many samples are drawn at once; None draws all B at once.
 
         Returns:
             (B, \*) samples.
 
         Raises:
-            TypeError, ValueError: an argument of the wrong kind or out of range, a model output of the wrong shape or kind.
+            TypeError, ValueError: an argument of the wrong kind or out of range, a model output of the wrong shape or kind,
+                ``batch_size`` together with ``generator`` or ``noise_fn``.
             NonFiniteError: the result holds NaN or infinity; names the step where it began, if the noise is keyed.
         """
         coefficients = self.coefficients_from(start_at)
-        run = prepare(
-            coefficients,
-            model,
-            shape,
-            seed=seed,
-            x_T=x_T,
-            start_at=start_at,
-            generator=generator,
-            noise_fn=noise_fn,
-            device=device,
-            dtype=dtype,
-            model_kwargs=model_kwargs,
-        )
-        return finish(run, progress, callback)
+        arguments = Arguments(shape, seed, x_T, start_at, generator, noise_fn, device, dtype, model_kwargs)
+        batch = check_arguments(coefficients, model, arguments)
+
+        def draw_part(part: Batch, tick: Callable[[], object]) -> Tensor:
+            return finish(begin(coefficients, model, part), callback, tick)
+
+        return draw(batch, batch_size, len(coefficients.plan), progress, draw_part)
 
     def iterate(
         self,
@@ -219,7 +241,7 @@ class PlanSampler:
         The last x is what :meth:`sample` returns, bit for bit. Stop whenever you like: the caller's grad mode is never held.
 
         Args:
-            model: as for :meth:`sample`, and so are all arguments but the last.
+            model: as for :meth:`sample`, and so are all arguments but the last. A walk holds its whole batch.
             shape: (B, \*).
             seed: keys all noise.
             x_T: (B, \*) where to begin.
@@ -235,25 +257,12 @@ class PlanSampler:
         Raises:
             TypeError, ValueError, NonFiniteError: as for :meth:`sample`; a state of another sampler.
         """
+        arguments = Arguments(shape, seed, x_T, start_at, generator, noise_fn, device, dtype, model_kwargs)
         if resume is None:
-            coefficients = self.coefficients_from(start_at)
-            run = prepare(
-                coefficients,
-                model,
-                shape,
-                seed=seed,
-                x_T=x_T,
-                start_at=start_at,
-                generator=generator,
-                noise_fn=noise_fn,
-                device=device,
-                dtype=dtype,
-                model_kwargs=model_kwargs,
-            )
+            run = prepare(self.coefficients_from(start_at), model, arguments)
         else:
-            state = check_state(resume, shape, (seed, x_T, device, dtype, start_at or None))
-            coefficients = self.coefficients_from(state.start_at)
-            run = resumed(coefficients, model, state, generator=generator, noise_fn=noise_fn, model_kwargs=model_kwargs)
+            state = check_state(resume, arguments)
+            run = resumed(self.coefficients_from(state.start_at), model, state, arguments)
         return states(run)
 
     def step(
@@ -312,6 +321,8 @@ class PlanSampler:
     ) -> dict[str, Any]:
         r"""Everything that reproduces a call of :meth:`sample`, as plain JSON values.
 
+        ``batch_size`` is not part of it: it changes neither seeds nor noise.
+
         Args:
             shape: (B, \*) of the call.
             seed: of the call.
@@ -335,9 +346,7 @@ class BarePlanSampler(PlanSampler):
         if not isinstance(self.schedule, NoiseSchedule):
             raise TypeError(f"schedule must be a NoiseSchedule, got {type(self.schedule).__name__}")
         times = tuple(dict.fromkeys(self.table.t))
-        for t in (*self.table.t, *(u for u in self.table.t_next if u is not None)):
-            if not 0 <= t < self.schedule.num_timesteps:
-                raise ValueError(f"the plan's timesteps must lie in 0..{self.schedule.num_timesteps - 1}, got {t}")
+        object.__setattr__(self, "table", self.table.with_levels(self.schedule))
         object.__setattr__(self, "timesteps", times)
         object.__setattr__(self, "clip", check_clip(self.clip))
         check_prediction(self.prediction, self.schedule, (max(times),))
@@ -359,4 +368,6 @@ def walk_plan(
 ) -> Tensor:
     """Walk a deterministic plan of one's own from x, with the sampler's schedule, prediction and clip."""
     coefficients = Coefficients(plan, sampler.schedule, sampler.prediction, sampler.clip)
-    return finish(prepare(coefficients, model, None, x_T=x, model_kwargs=model_kwargs), progress, None)
+    run = prepare(coefficients, model, Arguments(x_T=x, model_kwargs=model_kwargs))
+    with step_bar(len(plan), progress) as tick:
+        return finish(run, None, tick)

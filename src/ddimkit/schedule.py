@@ -29,7 +29,7 @@ from ddimkit._betas import (
     sigmoid_betas,
     without_last_signal,
 )
-from ddimkit._numbers import check_count, check_every, frozen_array, number, read_only
+from ddimkit._numbers import check_count, check_every, frozen_array, number, read_only, unlike
 
 __all__ = ["FloatArray", "NoiseSchedule", "ScheduleSpec"]
 
@@ -43,6 +43,8 @@ ScheduleSpec = Mapping[str, str | int | float]
 @dataclass(frozen=True, eq=False, repr=False)
 class NoiseSchedule:
     r"""Signal and noise at each timestep, float64 and read-only; equality and hash go by their bytes.
+
+    The last bit of a computed schedule depends on the processor. :meth:`is_same` compares schedules across processors and files.
 
     Build one with :meth:`linear`, :meth:`scaled_linear`, :meth:`cosine`, :meth:`sigmoid`, :meth:`rectified_flow`,
     :meth:`from_betas` or :meth:`from_alpha_bars`; the bare constructor takes the two arrays themselves.
@@ -291,8 +293,26 @@ class NoiseSchedule:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the little-endian bytes of signal and noise, as hexadecimal digits."""
+        """Hash of the little-endian bytes of signal and noise, as hexadecimal digits.
+
+        The hash tells where numbers came from. It is no comparison: two processors give one schedule two hashes (:meth:`is_same`).
+        """
         return hashlib.sha256(self.signal.astype("<f8").tobytes() + self.noise.astype("<f8").tobytes()).hexdigest()
+
+    def is_same(self, other: "NoiseSchedule") -> bool:
+        """Whether T is equal, and signal and noise agree to 1e-9, with zeros in the same places.
+
+        This holds for one schedule computed on two processors, which ``==`` need not. It is not transitive, and so is not ``==``.
+
+        Args:
+            other: the schedule to compare with.
+
+        >>> NoiseSchedule.linear(10).is_same(NoiseSchedule.from_betas(NoiseSchedule.linear(10).betas))
+        True
+        """
+        if self.num_timesteps != other.num_timesteps:
+            return False
+        return not (unlike(self.signal, other.signal).any() or unlike(self.noise, other.noise).any())
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: int | Tensor) -> Tensor:
         r"""Diffuse: :math:`x_t = s_t x_0 + n_t \varepsilon` (Ho et al. 2020, eq. 4).

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import ddimkit
-from ddimkit.quality import load_yardstick
+from ddimkit.quality import load_evaluator
 
 
 def identity(x: Tensor, _: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def main() -> None:
 
     mnist = ddimkit.load_pretrained("mnist")
     images = mnist.sampler(ddimkit.DDIMSampler, steps=2).sample(mnist.model, (5, *mnist.sample_shape), seed=0)
-    assert load_yardstick("mnist").judge(images, seeds=range(5)).count == 5
+    assert load_evaluator("mnist").evaluate(images, seeds=range(5)).count == 5
     assert ddimkit.preset("fast", model=mnist).nfe < 50  # which is what it is without a study
     print(f"ddimkit {ddimkit.__version__}: sampled {tuple(images.shape)} from the installed wheel")
 

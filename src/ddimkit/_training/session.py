@@ -4,7 +4,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,13 +113,18 @@ class Session:
 
 
 @contextmanager
-def _termination() -> Iterator[threading.Event]:
+def _termination() -> Generator[threading.Event]:
     """An event that SIGTERM sets instead of ending the process; outside the main thread it is never set."""
     received = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: received.set())
+
+    def terminate(number: int, frame: object) -> None:
+        del number, frame
+        received.set()
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield received
     finally:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, cast
 import typer
 
 from ddimkit.models.bundle import ModelBundle, load_pretrained
-from ddimkit.quality.yardstick import Yardstick, load_yardstick
+from ddimkit.quality.evaluator import Evaluator, load_evaluator
 from ddimkit.samplers.named import MAKERS
 from ddimkit.sampling import PlanSampler
 
@@ -23,9 +23,10 @@ __all__ = [
     "SpacingOption",
     "StepsOption",
     "TimestepsOption",
+    "find_baseline",
+    "find_evaluator",
     "find_model",
     "find_sampler",
-    "find_yardstick",
     "make_sampler",
     "numbers",
 ]
@@ -72,14 +73,24 @@ def find_sampler(name: str) -> Callable[..., PlanSampler]:
     return cast("Callable[..., PlanSampler]", found)
 
 
-def find_yardstick(name: str) -> Yardstick:
-    """The yardstick that ``--yardstick`` names: a bundled one, or one of a module of the user's."""
+def find_evaluator(name: str) -> Evaluator:
+    """The evaluator that ``--evaluator`` names: a bundled one, or one of a module of the user's."""
     if ":" not in name:
-        return load_yardstick(name)
-    found = _imported(name, "yardstick")
-    if not isinstance(found, Yardstick):
-        raise TypeError(f"yardstick {name!r} must be a ddimkit.quality.Yardstick, got {type(found).__name__}")
+        return load_evaluator(name)
+    found = _imported(name, "evaluator")
+    if not isinstance(found, Evaluator):
+        raise TypeError(f"evaluator {name!r} must be a ddimkit.quality.Evaluator, got {type(found).__name__}")
     return found
+
+
+def find_baseline(bundle: ModelBundle, text: str) -> PlanSampler:
+    """The sampler that ``--baseline`` names, as in ``ddim:250``; without a number, it has all the model's timesteps."""
+    name, _, steps = text.rpartition(":")
+    if steps.isdecimal():
+        return bundle.sampler(find_sampler(name), steps=int(steps))
+    if name in MAKERS or not text:
+        raise ValueError(f"--baseline must be a sampler and its number of steps, as in ddim:250, got {text!r}")
+    return bundle.sampler(find_sampler(text), steps=bundle.schedule.num_timesteps)
 
 
 def make_sampler(

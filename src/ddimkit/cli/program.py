@@ -1,5 +1,6 @@
 """All commands as one program, and how it ends."""
 
+import io
 import sys
 
 import typer
@@ -27,11 +28,19 @@ for command in (sample, plan, sweep, recommend):
 
 def main() -> None:
     """Run the command line; what the user can mend is said in one line, without a traceback."""
+    _replace_unshowable()
     code = _run()
     if code == INTERRUPTED:
         print("ddimkit: stopped", file=sys.stderr)
     if code:
         raise SystemExit(code)
+
+
+def _replace_unshowable() -> None:
+    """Make the standard streams print ``?`` for what their encoding lacks, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _run() -> object:

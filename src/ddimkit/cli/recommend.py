@@ -1,16 +1,19 @@
-"""``ddimkit recommend``: how few steps are enough, with the reasons."""
+"""``ddimkit recommend``: which sampler to use with how many calls, with the reasons."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ddimkit.cli.arguments import JsonOption, ModelOption, find_model, find_sampler
-from ddimkit.tradeoff.quality_findings import scale
+from ddimkit.cli.arguments import JsonOption, ModelOption, find_model
+from ddimkit.cli.display import show_presets
+from ddimkit.tradeoff.committed import find_study
+from ddimkit.tradeoff.presets import presets_of
+from ddimkit.tradeoff.recommend import Recommendation
 from ddimkit.tradeoff.recommend import recommend as choose
-from ddimkit.tradeoff.results import TradeoffCurve
-from ddimkit.tradeoff.studies import find_study
+from ddimkit.tradeoff.rows import label_of
+from ddimkit.tradeoff.study import Study
 
 __all__ = ["recommend"]
 
@@ -18,31 +21,48 @@ __all__ = ["recommend"]
 def recommend(
     results: Annotated[Path | None, typer.Argument(help="A sweep's results.json; by default the model's committed study.")] = None,
     model: ModelOption = "mnist",
-    tolerance: Annotated[
-        float, typer.Option("--tolerance", help="Allowed excess over the baseline, as a share of its distance above the floor.")
-    ] = 0.05,
-    buffer: Annotated[float, typer.Option("--buffer", help="Share of steps added for safety.")] = 0.2,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="Only this sampler, as `ddimkit sweep` takes it.")] = None,
-    eta: Annotated[float | None, typer.Option("--eta", help="Only this eta.")] = None,
+    close: Annotated[
+        float, typer.Option("--close", help="The share of the gap from DDIM with 10 steps to the baseline that is to be closed.")
+    ] = 0.95,
+    refinable: Annotated[
+        bool, typer.Option("--refinable/--no-refinable", help="Only samplers that draw DDIM's image of a seed, or any.")
+    ] = False,
+    buffer: Annotated[float, typer.Option("--buffer", help="Share of calls added for safety.")] = 0.2,
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", help="Only this kind, as tables name it: DDIM, DPM++2M-SDE, UniPC3, …")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how few steps are enough, and why.
+    """Say which sampler to use with how many model calls, and why.
 
     Examples:
 
         ddimkit recommend
 
-        ddimkit recommend ddimkit-study/results.json --tolerance 0.1
+        ddimkit recommend --refinable --close 0.8
+
+        ddimkit recommend ddimkit-study/results.json --sampler DDIM
     """
-    curve = TradeoffCurve.load(results) if results is not None else find_study(find_model(model))
-    if curve is None:
+    study = Study.load(results) if results is not None else find_study(find_model(model))
+    if study is None:
         raise ValueError(f"there is no committed study of {model!r}: run `ddimkit sweep`, and give its results.json")
-    name = None if sampler is None else str(getattr(find_sampler(sampler), "__name__", sampler))
-    found = choose(curve, tolerance=tolerance, buffer=buffer, sampler=name, eta=eta)
+    found = choose(study, close=close, refinable=refinable, buffer=buffer, sampler=sampler)
     if as_json:
-        print(json.dumps(found.to_dict()))
-        return
-    chosen = found.sampler.removesuffix("Sampler") + ("" if found.eta is None else f" with eta {found.eta:g}")
-    print(f"{chosen}: {found.steps} steps" if found.steps is not None else "No recommendation")
-    for reason in (scale(curve), *found.reasons):
-        print(f"- {reason}")
+        print(json.dumps(_plain(found)))
+    else:
+        show_presets(found, presets_of(study, refinable=refinable))
+
+
+def _plain(found: Recommendation) -> dict[str, Any]:
+    """A recommendation as plain JSON values."""
+    return {
+        "label": label_of(found.sampler),
+        "calls": found.calls,
+        "share": found.share,
+        "known": found.known,
+        "closed": None if found.closed is None else found.closed.to_dict(),
+        "images_needed": found.images_needed,
+        "row": None if found.row is None else found.row.label,
+        "reasons": list(found.reasons),
+        "record": found.sampler.record(),
+    }

@@ -1,6 +1,7 @@
 """``ddimkit sample``: samples as a picture or an array."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,9 +26,13 @@ from ddimkit.cli.display import progress_bar
 from ddimkit.loop import check_device
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.sampling import PlanSampler
-from ddimkit.tradeoff.charts import save_grid
+from ddimkit.tradeoff.report.samples import save_grid
+from ddimkit.tradeoff.sweep import check_folder
 
 __all__ = ["sample"]
+
+_MOST_SAMPLES = 256
+_MOST_NUMBERS = 2**20
 
 
 def sample(
@@ -43,16 +48,27 @@ def sample(
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the samples as a NumPy .npy array (N, C, H, W) in [−1, 1].")
     ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", min=1, help="Samples drawn at once; by default 256, fewer where one has more than 4,096 numbers."
+        ),
+    ] = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw samples and write them as a picture or an array.
+
+    More samples than --batch-size are drawn in batches, one after another: only the finished samples take more memory then. The
+    batch size changes neither seeds nor noise.
 
     Examples:
 
         ddimkit sample --steps 50 --seed 7 --grid out.png
 
         ddimkit sample --timesteps 999,700,400,100 --eta 0.5 --num 64 --out samples.npy
+
+        ddimkit sample --steps 10 --num 10000 --out many.npy
     """
     _check_targets(grid, out)
     bundle = find_model(model)
@@ -60,7 +76,7 @@ def sample(
     if grid is not None:
         _check_drawable(bundle.sample_shape)
     shape = (num, *bundle.sample_shape)
-    written = _write(_draw(made, bundle, shape, seed, device), grid, out)
+    written = _write(_draw(made, bundle, shape, seed, device, batch_size or _batch_size(bundle.sample_shape)), grid, out)
     if as_json:
         print(json.dumps({"written": written, "record": made.record(shape, seed=seed)}))
     else:
@@ -73,6 +89,8 @@ def _check_targets(grid: Path | None, out: Path | None) -> None:
     for path, suffix in ((grid, ".png"), (out, ".npy")):
         if path is not None and (path.suffix != suffix or not path.parent.is_dir()):
             raise ValueError(f"{path} must end in {suffix} and lie in a folder that exists")
+        if path is not None:
+            check_folder(path.parent)
 
 
 def _check_drawable(shape: tuple[int, ...]) -> None:
@@ -80,15 +98,22 @@ def _check_drawable(shape: tuple[int, ...]) -> None:
         raise ValueError(f"--grid draws samples of shape (1 or 3, H, W), not {shape}: use --out")
 
 
-def _draw(sampler: PlanSampler, bundle: ModelBundle, shape: tuple[int, ...], seed: int, device: str | None) -> NDArray[Any]:
-    """Samples (N, *), float32, made under a progress bar."""
+def _batch_size(sample_shape: tuple[int, ...]) -> int:
+    """How many samples are drawn at once where the user names no number."""
+    return max(1, min(_MOST_SAMPLES, _MOST_NUMBERS // max(1, math.prod(sample_shape))))
+
+
+def _draw(
+    sampler: PlanSampler, bundle: ModelBundle, shape: tuple[int, ...], seed: int, device: str | None, batch_size: int
+) -> NDArray[Any]:
+    """Samples (N, *), float32, made under one progress bar."""
     where = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if isinstance(bundle.model, torch.nn.Module):
         bundle.model.to(where)
     with progress_bar(passing=True) as bar:
-        task = bar.add_task("sampling", total=sampler.nfe)
+        task = bar.add_task("sampling", total=sampler.nfe * math.ceil(shape[0] / batch_size))
         images = sampler.sample(
-            bundle.model, shape, seed=seed, device=where, callback=lambda state: bar.update(task, completed=state.nfe)
+            bundle.model, shape, seed=seed, device=where, callback=lambda _: bar.advance(task), batch_size=batch_size
         )
     return images.float().cpu().numpy()
 

@@ -30,7 +30,7 @@ _MODULE = "torch_fidelity.feature_extractor_inceptionv3"
 def inception_extractor(
     weights: Path, *, layer: Layer = "2048", sha256: str | None = None, device: torch.device | str = "cpu"
 ) -> Extractor:
-    r"""Inception's features of RGB images, for :class:`~ddimkit.quality.reference.Reference` and ``Yardstick``.
+    r"""Inception's features of RGB images, for :class:`~ddimkit.quality.reference.Reference` and ``Evaluator``.
 
     Images (B, 3, H, W) are rounded to unsigned bytes, resized to 299 × 299 as TensorFlow 1 did it, and go through the network that
     the published figures rest on. Its hash in results is that of the weights' file and the layer.

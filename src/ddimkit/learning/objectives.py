@@ -11,9 +11,9 @@ import torch
 from ddimkit.analytic import Gaussian, error_of
 from ddimkit.loop import check_device
 from ddimkit.models.bundle import ModelBundle
-from ddimkit.quality.estimate import Estimate, bootstrap_weights, estimate_kernel, estimate_mean
+from ddimkit.quality.estimate import Estimate, estimate_kernel, estimate_mean
+from ddimkit.quality.evaluator import Evaluator
 from ddimkit.quality.features import Extractor
-from ddimkit.quality.yardstick import Yardstick
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import FloatArray
 
@@ -104,12 +104,12 @@ class NetworkObjective:
 
     def gain(self, sampler: PlanSampler, than: PlanSampler) -> tuple[float, float]:
         """The 95 % interval over ``unseen``, paired by seeds."""
-        return self.difference(sampler, than).interval()
+        return self.difference(sampler, than).interval
 
     def difference(self, sampler: PlanSampler, than: PlanSampler) -> Estimate:
         """How much larger the other's distance is, over ``unseen``."""
         apart = self._apart(than, unseen=True) - self._apart(sampler, unseen=True)
-        return estimate_mean(apart, bootstrap_weights(self.unseen))
+        return estimate_mean(apart, self.unseen)
 
     def _apart(self, sampler: PlanSampler, *, unseen: bool) -> FloatArray:
         """(N,): the root mean square difference from the fine image of the same seed; squares would let the few furthest decide."""
@@ -137,7 +137,7 @@ class QualityObjective:
 
     Args:
         bundle: the model.
-        yardstick: the real images and the features; take others than those that judge the list afterwards.
+        evaluator: the real images and the features; take others than those that judge the list afterwards.
         seeds: of the images that the search looks at.
         unseen: of those that decide whether it gained.
         batch: images drawn at once.
@@ -148,7 +148,7 @@ class QualityObjective:
     """
 
     bundle: ModelBundle
-    yardstick: Yardstick
+    evaluator: Evaluator
     seeds: Sequence[int] = range(256)
     unseen: Sequence[int] = range(1000, 1512)
     batch: int = 64
@@ -164,11 +164,12 @@ class QualityObjective:
 
     def gain(self, sampler: PlanSampler, than: PlanSampler) -> tuple[float, float]:
         """The 95 % interval over ``unseen``, paired by seeds."""
-        return (self._distance(than, self.unseen) - self._distance(sampler, self.unseen)).interval()
+        return (self._distance(than, self.unseen) - self._distance(sampler, self.unseen)).interval
 
     def _distance(self, sampler: PlanSampler, seeds: Sequence[int]) -> Estimate:
-        features = _draw(sampler, self.bundle, seeds, self.yardstick.extractor, self.batch, self.device)
-        return estimate_kernel(features, self.yardstick.reference.kernel, bootstrap_weights(seeds))
+        features = _draw(sampler, self.bundle, seeds, self.evaluator.extractor, self.batch, self.device)
+        reference = self.evaluator.reference
+        return estimate_kernel(features, reference.kernel, seeds, reference.real)
 
 
 def _check_drawing(seeds: Sequence[int], unseen: Sequence[int], batch: int) -> None:

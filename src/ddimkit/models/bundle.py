@@ -8,28 +8,25 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
 from ddimkit._arguments import module_of
 from ddimkit.errors import WeightsError
 from ddimkit.loop import Model
-from ddimkit.models.unet import UNet, UNetConfig, channels_last
+from ddimkit.models.unet import UNet, channels_last
+from ddimkit.models.unet_config import UNetConfig
 from ddimkit.prediction import Clip, DynamicThreshold, Prediction, check_clip, check_prediction
-from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import NoiseSchedule
 from ddimkit.speed.acceleration import Accelerated
 from ddimkit.weights.registry import find_published, weights_folder
 from ddimkit.weights.tensorfile import read_tensors, write_tensors
 
-__all__ = ["ModelBundle", "PresetName", "load_bundle", "load_pretrained", "save_bundle"]
+__all__ = ["ModelBundle", "load_bundle", "load_pretrained", "save_bundle"]
 
 P = ParamSpec("P")
 S = TypeVar("S")
-
-PresetName = Literal["realtime", "interactive", "production", "research", "fast", "balanced", "quality"]
-"""What a preset is for; ``fast``, ``balanced`` and ``quality`` are other names of the first three."""
 
 _KIND = "ddimkit-unet"
 _SCHEMA = 1
@@ -87,12 +84,6 @@ class ModelBundle:
         """
         settings: dict[str, Any] = {"prediction": self.prediction, "clip": self.clip, **kwargs}
         return make(self.schedule, *args, **settings)
-
-    def preset(self, name: PresetName, *, refinable: bool = True) -> PlanSampler:
-        """The sampler that a named preset stands for with this model: :func:`~ddimkit.tradeoff.presets.preset`."""
-        from ddimkit.tradeoff.presets import preset  # which knows models: imports run one way
-
-        return preset(name, model=self, refinable=refinable)
 
     def weights_sha256(self) -> str | None:
         """Hash of the model's parameters and buffers, names and bytes; None for a model that neither is nor holds a module.

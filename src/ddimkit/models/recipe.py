@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 from ddimkit.models.data import DatasetName
-from ddimkit.models.unet import UNetConfig
+from ddimkit.models.unet_config import UNetConfig
 from ddimkit.prediction import Prediction
 from ddimkit.schedule import NoiseSchedule
 

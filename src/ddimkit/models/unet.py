@@ -8,12 +8,11 @@
 - a way up: at each level one residual block more than on the way down, each fed with the matching activation of the way
   down, then nearest-neighbour up-sampling and a convolution.
 
-The published CIFAR-10 checkpoint of that paper is :data:`CIFAR10_CONFIG` (35,746,307 parameters).
+The published CIFAR-10 checkpoint of that paper is :data:`~ddimkit.models.unet_config.CIFAR10_CONFIG` (35,746,307 parameters).
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,64 +20,11 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddimkit.errors import WeightsError
+from ddimkit.models.diffusers_names import read_unet
+from ddimkit.models.unet_config import CIFAR10_CONFIG, UNetConfig
+
 __all__ = ["CIFAR10_CONFIG", "UNet", "UNetConfig", "channels_last"]
-
-
-@dataclass(frozen=True)
-class UNetConfig:
-    """What a :class:`UNet` is made of.
-
-    Args:
-        in_channels: channels of x.
-        out_channels: channels of the output; twice ``in_channels`` for a learned variance.
-        channels: width of each level, finest first.
-        blocks: residual blocks of a level on the way down (one more on the way up).
-        attention_levels: the levels, 0 the finest, whose residual blocks are followed by self-attention.
-        groups: groups of every GroupNorm; divides each width.
-        eps: epsilon of every GroupNorm.
-        dropout: dropout probability inside residual blocks, in [0, 1).
-        num_classes: number of labels of a class-conditional model, 0 for an unconditional one.
-        patch: side of the square of pixels that the network takes as one, 1 or 2: x is rearranged to (B, C·patch², H/patch,
-            W/patch) before the first convolution, and back after the last.
-
-    Raises:
-        ValueError: a number is out of range, naming it.
-    """
-
-    in_channels: int = 3
-    out_channels: int = 3
-    channels: tuple[int, ...] = (128, 256, 256, 256)
-    blocks: int = 2
-    attention_levels: tuple[int, ...] = (1,)
-    groups: int = 32
-    eps: float = 1e-6
-    dropout: float = 0.0
-    num_classes: int = 0
-    patch: int = 1
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels))
-        object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
-        if not self.channels or min(self.in_channels, self.out_channels, self.blocks, self.groups, *self.channels) < 1:
-            raise ValueError(f"channels, blocks and groups must be at least 1, got {self}")
-        for width in self.channels:
-            if width % self.groups:
-                raise ValueError(f"groups={self.groups} must divide every width, but channels has {width}")
-        for level in self.attention_levels:
-            if not 0 <= level < len(self.channels):
-                raise ValueError(f"attention level {level} is outside 0..{len(self.channels) - 1}")
-        if self.channels[0] % 2 or self.channels[0] < 4:
-            raise ValueError(f"the first width must be even and at least 4 for the embedding of t, got {self.channels[0]}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-        if self.num_classes < 0:
-            raise ValueError(f"num_classes must be at least 0, got {self.num_classes}")
-        if type(self.patch) is not int or self.patch not in (1, 2):
-            raise ValueError(f"patch must be 1 or 2, got {self.patch!r}")
-
-
-CIFAR10_CONFIG = UNetConfig()
-"""The configuration of Ho et al.'s CIFAR-10 model."""
 
 
 def time_embedding(t: Tensor, width: int) -> Tensor:
@@ -226,10 +172,25 @@ class UNet(nn.Module):
 
     @classmethod
     def from_diffusers(cls, folder: Path) -> "UNet":
-        """What diffusers' ``UNet2DModel.save_pretrained(folder)`` wrote: :func:`~ddimkit.interop.diffusers.load_unet`."""
-        from ddimkit.interop.diffusers import load_unet  # which knows models: imports run one way
+        """What diffusers' ``UNet2DModel.save_pretrained(folder)`` wrote, in eval mode; diffusers itself is not needed.
 
-        return load_unet(folder)
+        Args:
+            folder: with ``config.json`` and ``diffusion_pytorch_model.safetensors``, or a pipeline's folder that holds such a
+                ``unet``.
+
+        Raises:
+            FileNotFoundError: there is no configuration.
+            ValueError: a setting that this UNet has no equal of, naming it.
+            WeightsError: there are no weights as safetensors, or not those of this configuration.
+        """
+        config, weights = read_unet(folder)
+        with torch.device("meta"):
+            model = cls(config)
+        try:
+            model.load_state_dict(weights, assign=True)
+        except RuntimeError as error:
+            raise WeightsError(f"{folder} does not hold the weights of its config.json: {error}") from error
+        return model.eval()
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """X (B, C, H, W), t int64 (B,), labels int64 (B,) if and only if the model is class-conditional."""

@@ -9,13 +9,14 @@ from ddimkit.quality.distances import (
     nearest,
     precision_recall,
 )
-from ddimkit.quality.estimate import Estimate, bootstrap_weights
+from ddimkit.quality.estimate import Estimate, Influence, covariance
+from ddimkit.quality.evaluator import Evaluator, load_evaluator
 from ddimkit.quality.features import Extractor
 from ddimkit.quality.measure import (
     Quality,
     difference,
-    judge,
-    judge_images,
+    evaluate,
+    evaluate_images,
     other_seed_distance,
     same_seed_distance,
     same_seed_share,
@@ -23,12 +24,13 @@ from ddimkit.quality.measure import (
 from ddimkit.quality.monitor import QualityMonitor, WindowReport
 from ddimkit.quality.reference import Label, Reference, Training
 from ddimkit.quality.statistics import FeatureStatistics, KernelStatistics
-from ddimkit.quality.yardstick import Yardstick, load_yardstick
 
 __all__ = [
     "Estimate",
+    "Evaluator",
     "Extractor",
     "FeatureStatistics",
+    "Influence",
     "KernelSample",
     "KernelStatistics",
     "Label",
@@ -39,14 +41,13 @@ __all__ = [
     "Reference",
     "Training",
     "WindowReport",
-    "Yardstick",
-    "bootstrap_weights",
     "class_distance",
+    "covariance",
     "difference",
-    "judge",
-    "judge_images",
+    "evaluate",
+    "evaluate_images",
     "kernel_distance",
-    "load_yardstick",
+    "load_evaluator",
     "nearest",
     "other_seed_distance",
     "precision_recall",

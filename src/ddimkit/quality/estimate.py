@@ -1,35 +1,37 @@
-r"""Figures with their uncertainty: a linearised bootstrap, paired by seeds.
+r"""Metrics with their uncertainty: first-order influences of every image, paired by seeds.
 
-To first order a distance D of n images is :math:`D + \frac1n \sum_i (w_i - 1)\, g(x_i)` where image i counts :math:`w_i` times,
-g its influence. A replicate takes w Poisson of mean 1. The plain bootstrap, which computes D anew, is no choice here: near 0 a
-squared distance has no first order, and repeated rows then make the intervals far too wide.
+To first order a metric D of n images is :math:`D + \frac1n \sum_i (w_i - 1)\, g(x_i)` where image i counts :math:`w_i` times; g is
+the influence of an image. A bootstrap that draws w from a Poisson distribution of mean 1 has the variance
+:math:`\frac1{n^2} \sum_i g(x_i)^2` in the limit of infinitely many replicates, and that limit is what is computed here. The plain
+bootstrap, which computes D anew, is no choice: near 0 a squared distance has no first order, and repeated images make its intervals
+far too wide.
 
-w is a function of the image's seed and the replicate's number alone. So replicate r of two configurations counts the same seeds
-equally often, however many images each has and wherever they were made, and the replicates of a difference are the differences of
-the replicates.
+Images of one seed by two samplers are alike, so the metrics of two samplers covary:
+:math:`\operatorname{cov}(D_a, D_b) = \frac1{n_a n_b} \sum_s g_a(s)\, g_b(s)` over the seeds s that both have. The real images are a
+sample too. They are the same for all samplers, and their influences h add :math:`\frac1m \operatorname{cov}_r(h_a, h_b)`.
 
 Source: Davison and Hinkley, *Bootstrap Methods and their Application*, 1997, section 2.7; for Poisson weights Hanley and
 MacGibbon, *Creating non-parametric bootstrap samples using Poisson frequencies*, 2006.
 """
 
 import math
-import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ddimkit.noise import STREAM_BOOTSTRAP, philox4x32
 from ddimkit.quality.distances import KernelSample, class_distance, manifolds
-from ddimkit.quality.statistics import FeatureStatistics, FloatArray, KernelStatistics, as_features, augmented
+from ddimkit.quality.statistics import KERNEL_WIDTH, FeatureStatistics, FloatArray, KernelStatistics, as_features, augmented
 
 __all__ = [
-    "REPLICATES",
+    "Z95",
     "Estimate",
-    "bootstrap_weights",
+    "Influence",
+    "RealKernel",
+    "covariance",
     "estimate_class_distance",
     "estimate_frechet",
     "estimate_kernel",
@@ -38,111 +40,146 @@ __all__ = [
     "estimate_share",
 ]
 
-REPLICATES = 400
-"""Bootstrap replicates of every estimate."""
+Z95 = NormalDist().inv_cdf(0.975)
+"""Half the width of a 95 % interval, in standard errors."""
 
 _BLOCK = 1024
-_TAIL = 20  # a Poisson weight of 20 or more has a probability of 1e-19
+_SHARE = (0.0, 1.0)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its bootstrap replicates.
+@dataclass(frozen=True, eq=False)
+class Influence:
+    """How much a metric changes with each image it rests on, to first order.
 
     Attributes:
-        value: the figure.
-        replicates: what it came out as in each replicate; empty where a file kept the figure alone.
+        seeds: (N,) int64, ascending, one an image.
+        generated: (N,) of mean 0, in the order of ``seeds``.
+        real: (M,) of mean 0, of some of the real images; None where these are taken as they are.
+        real_images: number of real images, of which the M are a part.
+    """
+
+    seeds: NDArray[np.int64]
+    generated: FloatArray
+    real: FloatArray | None = None
+    real_images: int = 0
+
+    @classmethod
+    def of(cls, seeds: Sequence[int], generated: FloatArray, real: FloatArray | None = None, real_images: int = 0) -> "Influence":
+        """Of images in any order of their seeds.
+
+        Raises:
+            ValueError: a seed twice or below 0, or another number of seeds than of images.
+        """
+        keys = np.asarray(seeds, dtype=np.int64)
+        order = np.argsort(keys, kind="stable")
+        if len(keys) != len(generated) or (np.diff(keys[order]) == 0).any() or (keys < 0).any():
+            raise ValueError("every image needs a seed of its own, at least 0")
+        return cls(keys[order], generated[order], real, real_images)
+
+
+def covariance(a: Influence, b: Influence) -> float:
+    """The covariance of two metrics: over the seeds that both have, and over the real images where both know them."""
+    _, here, there = np.intersect1d(a.seeds, b.seeds, assume_unique=True, return_indices=True)
+    found = float(a.generated[here] @ b.generated[there]) / (len(a.seeds) * len(b.seeds))
+    if a.real is not None and b.real is not None and a.real.shape == b.real.shape:
+        found += float(a.real @ b.real) / len(a.real) / a.real_images
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A metric with its 95 % interval.
+
+    Attributes:
+        value: the metric.
+        low: lower end of the interval, at most ``value``.
+        high: upper end, at least ``value``.
+        influence: what differences from other estimates are computed with; None where a file kept the interval alone.
     """
 
     value: float
-    replicates: tuple[float, ...]
+    low: float
+    high: float
+    influence: Influence | None = None
 
     @classmethod
-    def of(cls, value: float, influence: FloatArray, weights: FloatArray) -> "Estimate":
-        """The estimate of a figure whose first-order dependence on each image is known.
+    def of(cls, value: float, influence: Influence, bounds: tuple[float, float] = (-math.inf, math.inf)) -> "Estimate":
+        """The estimate of a metric whose influences are known: ± 1.96 standard errors, within the bounds of the metric."""
+        reach = Z95 * math.sqrt(max(0.0, covariance(influence, influence)))
+        return cls(value, max(bounds[0], value - reach), min(bounds[1], value + reach), influence)
 
-        Args:
-            value: the figure.
-            influence: (N,), of mean 0.
-            weights: (R, N), as :func:`bootstrap_weights` makes them.
-        """
-        moved = value + (weights - 1) @ influence / len(influence)
-        return cls(value, tuple(float(f"{r:.7g}") for r in moved))  # an interval has no more digits, and files stay small
+    @classmethod
+    def around(cls, value: float, variance: float) -> "Estimate":
+        """The estimate of a normal variable."""
+        reach = Z95 * math.sqrt(max(0.0, variance))
+        return cls(value, value - reach, value + reach)
 
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The quantiles of the replicates between which the figure of endlessly many such sets of images lies about so often.
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval."""
+        return self.low, self.high
 
-        Raises:
-            ValueError: a level outside (0, 1), or a figure without its replicates.
-        """
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie between 0 and 1, got {level}")
-        if not self.replicates:
-            raise ValueError("this figure was kept without its replicates: judge the images again for an interval")
-        low, high = np.quantile(self.replicates, [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+    @property
+    def margin(self) -> float:
+        """Half the width of the interval."""
+        return (self.high - self.low) / 2
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether the interval holds 0."""
+        return self.low <= 0 <= self.high
 
     def __sub__(self, other: "Estimate") -> "Estimate":
         """The difference, paired by seeds.
 
         Raises:
-            ValueError: other numbers of replicates.
+            ValueError: one of the two was read from a file, which keeps no influences.
         """
-        pairs = zip(self.replicates, other.replicates, strict=True)
-        return Estimate(self.value - other.value, tuple(a - b for a, b in pairs))
+        if self.influence is None or other.influence is None:
+            raise ValueError("an estimate read from a file cannot be paired by seeds: take Study.difference, or evaluate again")
+        pair = covariance(self.influence, other.influence)
+        variance = covariance(self.influence, self.influence) + covariance(other.influence, other.influence) - 2 * pair
+        return Estimate.around(self.value - other.value, variance)
 
-    @property
-    def is_zero(self) -> bool:
-        """Whether the 95 % interval holds 0, so that these images show no difference."""
-        low, high = self.interval()
-        return low <= 0 <= high
+    def to_dict(self) -> dict[str, float]:
+        """Plain JSON values, rounded to what the interval resolves."""
+        return {name: float(f"{getattr(self, name):.7g}") for name in ("value", "low", "high")}
 
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> "Estimate":
+        """Read what :meth:`to_dict` gave.
 
-def bootstrap_weights(seeds: Sequence[int], replicates: int = REPLICATES) -> FloatArray:
-    """(R, N): how often the image of each seed counts in each replicate, Poisson of mean 1.
-
-    Args:
-        seeds: one an image, each in [0, 2^63), no two alike.
-        replicates: number of replicates.
-
-    Raises:
-        ValueError: a seed twice, or fewer than 2 replicates.
-    """
-    if len(set(seeds)) != len(seeds) or min(seeds, default=0) < 0:
-        raise ValueError("a seed stands for one image: give every image its own, at least 0")
-    if replicates < 2:
-        raise ValueError(f"there must be at least 2 replicates, got {replicates}")
-    keys = torch.tensor([operator.index(seed) for seed in seeds], dtype=torch.int64)
-    block = torch.arange(-(-replicates // 4), dtype=torch.int64)[:, None]
-    zero = torch.zeros((), dtype=torch.int64)
-    words = philox4x32((block, zero, zero + STREAM_BOOTSTRAP, zero), (keys & 0xFFFFFFFF, keys >> 32))
-    uniforms = (torch.stack(words, dim=1).reshape(-1, len(keys))[:replicates].to(torch.float64) + 0.5) * 2.0**-32
-    chances = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(_TAIL)])
-    return np.searchsorted(chances, uniforms.numpy()).astype(np.float64)
+        Raises:
+            ValueError: numbers that are not finite, or an interval that does not hold the value.
+        """
+        value, low, high = (float(saved[name]) for name in ("value", "low", "high"))
+        if not math.isfinite(value) or not low <= value <= high:
+            raise ValueError(f"an estimate must be finite and lie in its interval, got {value} in [{low}, {high}]")
+        return cls(value, low, high)
 
 
-def estimate_mean(values: FloatArray, weights: FloatArray) -> Estimate:
+def estimate_mean(values: FloatArray, seeds: Sequence[int]) -> Estimate:
     """The mean of one number an image, (N,)."""
     mean = float(np.mean(values))
-    return Estimate.of(mean, values - mean, weights)
+    return Estimate.of(mean, Influence.of(seeds, values - mean))
 
 
-def estimate_share(held: NDArray[np.bool_], weights: FloatArray) -> Estimate:
-    """The share of images (N,) that something holds of.
+def estimate_share(held: NDArray[np.bool_], seeds: Sequence[int]) -> Estimate:
+    r"""The share p of images (N,) that something holds of, with Wilson's interval, which lies in [0, 1] and holds p.
 
-    Where it holds of none or of all, no reweighting changes that. What the share may still be is then taken from the posterior of
-    Jeffreys' prior, about χ²/2N away with one degree of freedom: 2.5/N at the 97.5 % quantile.
+    .. math:: \frac{p + z^2/2N \pm z \sqrt{p(1-p)/N + z^2/4N^2}}{1 + z^2/N}
+
+    Source: Wilson, *Probable Inference, the Law of Succession, and Statistical Inference*, 1927.
     """
-    share = float(np.mean(held))
-    if 0 < share < 1:
-        return estimate_mean(held.astype(np.float64), weights)
-    rank = np.argsort(np.argsort(weights.sum(axis=1), kind="stable")) + 0.5
-    normal = np.array([NormalDist().inv_cdf((1 + r / len(rank)) / 2) for r in rank])
-    return Estimate(share, tuple(float(f"{abs(share - min(1.0, z)):.7g}") for z in normal**2 / (2 * len(held))))
+    share, count = float(np.mean(held)), len(held)
+    middle, reach = share + Z95**2 / (2 * count), Z95 * math.sqrt(share * (1 - share) / count + Z95**2 / (4 * count**2))
+    low, high = ((middle + side * reach) / (1 + Z95**2 / count) for side in (-1, 1))
+    influence = Influence.of(seeds, held.astype(np.float64) - share)
+    return Estimate(share, min(share, max(0.0, low)), max(share, min(1.0, high)), influence)
 
 
-def estimate_frechet(features: FloatArray, reference: FeatureStatistics, weights: FloatArray) -> Estimate:
-    r"""The Fréchet distance of features (N, d) from a reference, which is taken as it is.
+def estimate_frechet(features: FloatArray, reference: FeatureStatistics, seeds: Sequence[int]) -> Estimate:
+    r"""The squared Fréchet distance of features (N, d) from a reference, which is taken as it is.
 
     The influence of x is :math:`2 (x-\mu)^T(\mu-m) + (x-\mu)^T (I-T) (x-\mu)` less its mean, where m and R are the reference's mean
     and covariance and :math:`T = S^{-1/2} (S^{1/2} R S^{1/2})^{1/2} S^{-1/2}` maps the covariance S of the features to R.
@@ -152,7 +189,8 @@ def estimate_frechet(features: FloatArray, reference: FeatureStatistics, weights
     centred = x - own.mean
     stretch = np.eye(x.shape[1]) - _transport(own.covariance, reference.covariance)
     bent = np.einsum("nd,nd->n", centred @ stretch, centred)
-    return Estimate.of(own.frechet(reference), 2 * centred @ (own.mean - reference.mean) + bent - bent.mean(), weights)
+    influence = 2 * centred @ (own.mean - reference.mean) + bent - bent.mean()
+    return Estimate.of(own.frechet(reference), Influence.of(seeds, influence), (0.0, math.inf))
 
 
 def _transport(s: FloatArray, r: FloatArray) -> FloatArray:
@@ -166,10 +204,10 @@ def _transport(s: FloatArray, r: FloatArray) -> FloatArray:
     return found
 
 
-def estimate_precision_recall(real: FloatArray, generated: FloatArray, weights: FloatArray) -> tuple[Estimate, Estimate]:
+def estimate_precision_recall(real: FloatArray, generated: FloatArray, seeds: Sequence[int]) -> tuple[Estimate, Estimate]:
     """Precision and recall of generated features (N, d) beside real ones (M, d), which are taken as they are.
 
-    Precision is a mean over the generated images. Recall loses, with a generated image, the real images that lie in its ball alone:
+    Precision is a share of the generated images. Recall loses, with a generated image, the real images that lie in its ball alone:
     that share is its influence, the jackknife's, which rather overstates the scatter.
 
     Raises:
@@ -177,11 +215,11 @@ def estimate_precision_recall(real: FloatArray, generated: FloatArray, weights: 
     """
     found = manifolds(real, generated)
     influence = found.alone * (len(generated) / len(real))
-    recall = Estimate.of(float((found.cover > 0).mean()), influence - influence.mean(), weights)
-    return estimate_share(found.realistic, weights), recall
+    recall = Estimate.of(float((found.cover > 0).mean()), Influence.of(seeds, influence - influence.mean()), _SHARE)
+    return estimate_share(found.realistic, seeds), recall
 
 
-def estimate_class_distance(classes: NDArray[np.int64], wanted: NDArray[np.int64], weights: FloatArray) -> Estimate:
+def estimate_class_distance(classes: NDArray[np.int64], wanted: NDArray[np.int64], seeds: Sequence[int]) -> Estimate:
     """The total variation distance of the classes (N,) of images from wanted counts (K,).
 
     The influence of an image is that of its class: half the sign of what the class has too much, less the mean.
@@ -192,16 +230,48 @@ def estimate_class_distance(classes: NDArray[np.int64], wanted: NDArray[np.int64
     counts = np.bincount(classes, minlength=len(wanted))
     value = class_distance(counts, wanted)
     influence = np.sign(counts / counts.sum() - wanted / wanted.sum())[classes] / 2
-    return Estimate.of(value, influence - influence.mean(), weights)
+    return Estimate.of(value, Influence.of(seeds, influence - influence.mean()), _SHARE)
 
 
-def estimate_kernel(features: FloatArray, reference: KernelStatistics | KernelSample, weights: FloatArray) -> Estimate:
-    r"""The unbiased kernel distance of features (N, d) from a reference, which is taken as it is.
+@dataclass(frozen=True, eq=False)
+class RealKernel:
+    """Some of the real images, for their part in the uncertainty of a kernel distance.
+
+    Attributes:
+        features: (M, d), of some of the real images.
+        among: (M,) mean kernel of each with all real images.
+        images: number of real images.
+    """
+
+    features: FloatArray
+    among: FloatArray
+    images: int
+
+    def influence(self, generated: FloatArray) -> FloatArray:
+        """(M,): twice each image's mean kernel with the real images, less that with generated features (N, d); of mean 0."""
+        wide = generated.shape[1] > KERNEL_WIDTH
+        across = (KernelSample(generated) if wide else KernelStatistics.of(generated)).mean_kernel(self.features)
+        found: FloatArray = 2 * (self.among - across)
+        found -= found.mean()
+        return found
+
+
+def estimate_kernel(
+    features: FloatArray, reference: KernelStatistics | KernelSample, seeds: Sequence[int], real: RealKernel | None = None
+) -> Estimate:
+    r"""The unbiased squared kernel distance of features (N, d) from a reference.
 
     The influence of :math:`x_i` is twice :math:`h_i = \frac1{n-1}\sum_{j \ne i} k(x_i, x_j) - m(x_i)`, m the mean kernel with the
     reference, less the mean of h. As h is itself a mean over n − 1 images, :math:`4 \operatorname{Var}(h) / n` holds the variance
     :math:`2\tau^2/n^2` of the second order twice, :math:`\tau^2` the mean square of the doubly centred kernel: the influence is
-    made that much smaller, though never below the second order alone.
+    made that much smaller, though never below the second order alone. The influence of a real image r is
+    :math:`2\,(m(r) - g(r))` less its mean, g the mean kernel with the generated images.
+
+    Args:
+        features: one row an image.
+        reference: the kernel's sums over the real images.
+        seeds: one an image.
+        real: some of the real images; None takes the reference as it is.
     """
     x = as_features(features, reference.width)
     n, u, across = len(x), augmented(x), reference.mean_kernel(x)
@@ -215,7 +285,8 @@ def estimate_kernel(features: FloatArray, reference: KernelStatistics | KernelSa
     first, second = 4 * float(influence @ influence) / (n - 1) / n, 2 * _second_order(u, rows) / n**2
     shrunk = math.sqrt(max(second / first, 1 - second / first)) if first > 0 else 0.0
     value = float(rows.mean() - 2 * across.mean() + reference.within)
-    return Estimate.of(value, 2 * shrunk * influence, weights)
+    around = (None, 0) if real is None else (real.influence(x), real.images)
+    return Estimate.of(value, Influence.of(seeds, 2 * shrunk * influence, *around))
 
 
 def _second_order(u: FloatArray, rows: FloatArray) -> float:

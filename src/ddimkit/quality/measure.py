@@ -1,7 +1,8 @@
 """The quality of a set of generated images: every distance to the reference, with what it is relative to."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -10,7 +11,6 @@ from torch import Tensor
 
 from ddimkit.quality.estimate import (
     Estimate,
-    bootstrap_weights,
     estimate_class_distance,
     estimate_frechet,
     estimate_kernel,
@@ -22,32 +22,38 @@ from ddimkit.quality.reference import Label, Reference, Training
 from ddimkit.quality.statistics import FloatArray, as_features
 
 __all__ = [
+    "METRICS",
     "Distance",
-    "Figure",
+    "Metric",
     "Quality",
+    "check_comparable",
     "difference",
-    "judge",
-    "judge_images",
+    "evaluate",
+    "evaluate_images",
     "other_seed_distance",
     "same_seed_distance",
     "same_seed_share",
 ]
 
 Distance = Literal["kernel", "frechet"]
-Figure = Literal["kernel", "frechet", "precision", "recall", "class_distance", "memorised"]
+Metric = Literal["kernel", "frechet", "precision", "recall", "class_distance", "memorised"]
+"""Names of the metrics of a :class:`Quality`."""
 
-_FIGURES = get_args(Figure)
+METRICS: tuple[Metric, ...] = get_args(Metric)
+"""The same names, in the order of tables."""
+
+_FEWEST = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Quality:
-    """What was found of some generated images.
+    """The metrics of some generated images.
 
     Attributes:
-        label: the reference, extractor and rounding; figures of different labels cannot be compared.
+        label: the reference, extractor and rounding; metrics of different labels cannot be compared.
         seeds: ranges of seeds (first, one after the last), one seed an image.
-        kernel: unbiased squared kernel distance: comparable between any numbers of images.
-        frechet: squared Fréchet distance: falls with the number of images, comparable at equal numbers only.
+        kernel: unbiased squared kernel distance ("KID"): comparable between any numbers of images.
+        frechet: squared Fréchet distance ("FID"): falls with the number of images, comparable at equal numbers only.
         precision: share of the images that look like a real one.
         recall: share of the real images that some image looks like.
         manifold: how many images of each kind the last two rest on; they are comparable at equal numbers only.
@@ -55,7 +61,7 @@ class Quality:
         class_distance: total variation distance of the classes' frequencies from the reference's, 0 to 1; None without classes.
         memorised: share of the images that lie nearer to a training image than all but one in a hundred of other real images do;
             None where the training images are not at hand.
-        training_sha256: which training images and which threshold.
+        training: number of training images and the distance that counts as near; None where they are not at hand.
     """
 
     label: Label
@@ -65,67 +71,59 @@ class Quality:
     precision: Estimate
     recall: Estimate
     manifold: int
-    classes: tuple[int, ...]
-    class_distance: Estimate | None
+    classes: tuple[int, ...] = ()
+    class_distance: Estimate | None = None
     memorised: Estimate | None = None
-    training_sha256: str | None = None
+    training: tuple[int, float] | None = None
 
     @property
     def count(self) -> int:
         """Number of images."""
         return sum(after - first for first, after in self.seeds)
 
-    def estimate(self, figure: Figure) -> Estimate:
-        """A figure by its name.
+    def estimate(self, metric: Metric) -> Estimate:
+        """A metric by its name.
 
         Raises:
-            ValueError: no figure has this name, or it is not known of these images.
+            ValueError: no metric has this name, or it is not known of these images.
         """
-        if figure not in _FIGURES:
-            raise ValueError(f"the figures are {', '.join(_FIGURES)}, got {figure!r}")
-        found: Estimate | None = getattr(self, figure)
+        if metric not in METRICS:
+            raise ValueError(f"the metrics are {', '.join(METRICS)}, got {metric!r}")
+        found: Estimate | None = getattr(self, metric)
         if found is None:
-            raise ValueError(f"{figure} is not known of these images: it needs an extractor with classes, or the training images")
+            raise ValueError(f"{metric} is not known of these images: it needs an extractor with classes, or the training images")
         return found
 
-    def distances_only(self) -> "Quality":
-        """The same with the replicates of the two distances alone, for files that hold hundreds of these."""
-        bare: dict[str, Any] = {}
-        for name in _FIGURES:
-            if name not in get_args(Distance) and getattr(self, name) is not None:
-                bare[name] = Estimate(self.estimate(name).value, ())
-        return replace(self, **bare)
-
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; the intervals stand beside the figures for whoever reads the file."""
-        plain = asdict(self)
-        for name in _FIGURES:
-            if plain[name] is not None:
-                estimate = self.estimate(name)
-                plain[name] |= {"interval": estimate.interval() if estimate.replicates else None}
-        return plain | {"count": self.count}
+        """Plain JSON values: metrics with their intervals; the label is left to the file, which states it once."""
+        metrics: dict[str, Any] = {name: self.estimate(name).to_dict() for name in METRICS if getattr(self, name) is not None}
+        rest: dict[str, Any] = {"seeds": self.seeds, "manifold": self.manifold, "classes": self.classes, "training": self.training}
+        return metrics | {name: value for name, value in rest.items() if value not in (None, ())}
 
     @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> "Quality":
-        """Read what :meth:`to_dict` gave."""
-        fields: dict[str, Any] = {key: value for key, value in saved.items() if key != "count"}
-        for name in _FIGURES:
-            if fields.get(name) is not None:
-                fields[name] = Estimate(float(saved[name]["value"]), tuple(saved[name]["replicates"]))
-        fields["label"] = Label(**saved["label"])
+    def from_dict(cls, saved: Mapping[str, Any], label: Label) -> "Quality":
+        """Read what :meth:`to_dict` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: something is missing, of another kind, not finite or outside its own interval.
+        """
+        fields: dict[str, Any] = {name: Estimate.from_dict(saved[name]) for name in METRICS if name in saved}
         fields["seeds"] = tuple((int(first), int(after)) for first, after in saved["seeds"])
-        fields["classes"] = tuple(saved["classes"])
-        return cls(**fields)
+        fields["classes"] = tuple(int(n) for n in saved.get("classes", ()))
+        if "training" in saved:
+            images, threshold = saved["training"]
+            fields["training"] = int(images), float(threshold)
+        return cls(label=label, manifold=int(saved["manifold"]), **fields)
 
 
-def judge(
+def evaluate(
     features: ArrayLike, seeds: Sequence[int], reference: Reference, extractor: Extractor, training: Training | None = None
 ) -> Quality:
-    """Every figure of images whose features (N, d) ``extractor`` made.
+    """Every metric of images whose features (N, d) ``extractor`` made.
 
     Args:
         features: one row an image.
-        seeds: each image's own seed, which pairs its bootstrap weights with those of other samplers' images.
+        seeds: each image's own seed, which pairs it with other samplers' images.
         reference: the real images, seen through the same extractor.
         extractor: what made the features.
         training: the images the model was trained on, to look for memorised ones.
@@ -138,47 +136,60 @@ def judge(
     if training is not None and training.extractor_sha256 != extractor.sha256:
         raise ValueError(f"the training images were seen through another extractor, {training.extractor_sha256!r}")
     label.check(replace(label, extractor=extractor.name, extractor_sha256=extractor.sha256, rounding=extractor.rounding))
-    if len(seeds) != len(x) or len(x) < 5:
-        raise ValueError(f"judging takes at least 5 images and a seed for each, got {len(x)} images and {len(seeds)} seeds")
-    weights = bootstrap_weights(seeds)
+    if len(seeds) != len(x) or len(x) < _FEWEST:
+        raise ValueError(f"evaluation takes at least {_FEWEST} images and a seed for each, got {len(x)} images, {len(seeds)} seeds")
     manifold = min(len(x), len(reference.features))
-    precision, recall = estimate_precision_recall(reference.features[:manifold], x[:manifold], weights[:, :manifold])
+    precision, recall = estimate_precision_recall(reference.features[:manifold], x[:manifold], seeds[:manifold])
     counts = extractor.count_classes(x)
     classes = extractor.classes(x) if len(counts) else None
     return Quality(
         label,
         _ranges(seeds),
-        estimate_kernel(x, reference.kernel, weights),
-        estimate_frechet(x, reference.statistics, weights),
+        estimate_kernel(x, reference.kernel, seeds, reference.real),
+        estimate_frechet(x, reference.statistics, seeds),
         precision,
         recall,
         manifold,
         tuple(int(n) for n in counts),
-        None if classes is None else estimate_class_distance(classes, reference.classes, weights),
-        None if training is None else estimate_share(training.near(x), weights),
-        None if training is None else training.sha256,
+        None if classes is None else estimate_class_distance(classes, reference.classes, seeds),
+        None if training is None else estimate_share(training.near(x), seeds),
+        None if training is None else (len(training.features), training.threshold),
     )
 
 
-def judge_images(images: Tensor | NDArray[np.uint8], seeds: Sequence[int], reference: Reference, extractor: Extractor) -> Quality:
-    """:func:`judge` of images (N, C, H, W), floating point in [−1, 1] or unsigned bytes."""
-    return judge(extractor(images), seeds, reference, extractor)
+def evaluate_images(
+    images: Tensor | NDArray[np.uint8], seeds: Sequence[int], reference: Reference, extractor: Extractor
+) -> Quality:
+    """:func:`evaluate` of images (N, C, H, W), floating point in [−1, 1] or unsigned bytes."""
+    return evaluate(extractor(images), seeds, reference, extractor)
 
 
-def difference(a: Quality, b: Quality, figure: Figure = "kernel") -> Estimate:
-    """How much larger a figure of a is than b's, paired by their seeds; ``is_zero`` says "no difference".
+def difference(a: Quality, b: Quality, metric: Metric = "kernel") -> Estimate:
+    """How much larger a metric of a is than b's, paired by their seeds; ``is_zero`` tells that the two are not distinguishable.
 
     Raises:
-        ValueError: different labels, naming what differs; a figure that depends on the number of images, of different numbers.
+        ValueError: different labels, naming what differs; a metric that depends on the number of images, of different numbers;
+            metrics read from a file, which keeps no influences.
     """
+    check_comparable(a, b, metric)
+    return a.estimate(metric) - b.estimate(metric)
+
+
+def check_comparable(a: Quality, b: Quality, metric: Metric) -> None:
+    """Raise a ValueError where a metric of two sets of images cannot be compared, as :func:`difference` says."""
     a.label.check(b.label)
-    if figure == "memorised" and a.training_sha256 != b.training_sha256:
+    if metric == "memorised" and not _same_training(a.training, b.training):
         raise ValueError("memorised shares of different training images cannot be compared")
-    by_manifold = figure in ("precision", "recall")
+    by_manifold = metric in ("precision", "recall")
     counts = (a.manifold, b.manifold) if by_manifold else (a.count, b.count)
-    if figure not in ("kernel", "memorised") and counts[0] != counts[1]:
-        raise ValueError(f"{figure} of {counts[0]} and {counts[1]} images differs by their numbers alone: use 'kernel'")
-    return a.estimate(figure) - b.estimate(figure)
+    if metric not in ("kernel", "memorised") and counts[0] != counts[1]:
+        raise ValueError(f"{metric} of {counts[0]} and {counts[1]} images differs by their numbers alone: use 'kernel'")
+
+
+def _same_training(a: tuple[int, float] | None, b: tuple[int, float] | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a[0] == b[0] and math.isclose(a[1], b[1], rel_tol=1e-4)  # features differ by rounding between processors
 
 
 def same_seed_distance(images: ArrayLike | Tensor, finest: ArrayLike | Tensor) -> FloatArray:

@@ -1,6 +1,6 @@
 r"""What generated images are compared with: a split of real images, seen through one extractor."""
 
-import hashlib
+import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ddimkit.errors import WeightsError
 from ddimkit.quality.distances import KernelSample, nearest
+from ddimkit.quality.estimate import RealKernel
 from ddimkit.quality.features import Extractor, Rounding
 from ddimkit.quality.statistics import KERNEL_WIDTH, FeatureStatistics, FloatArray, KernelStatistics, as_features
 from ddimkit.weights.tensorfile import read_tensors, write_tensors
@@ -20,21 +21,23 @@ from ddimkit.weights.tensorfile import read_tensors, write_tensors
 __all__ = ["Label", "Reference", "Training"]
 
 _KIND = "ddimkit-reference"
-_SCHEMA = 1
+_SCHEMA = 2
 _KEPT = 2000
 _FEWEST_HELD_OUT = 100
+_ROUNDING = 1e-4
 
 Images = Tensor | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Label:
-    """What a quality figure is relative to; figures of different labels cannot be compared.
+    """What a metric is relative to; metrics of different labels cannot be compared.
 
     Attributes:
         reference: the real images, as in ``"mnist test"``.
         images: how many there are.
-        statistics_sha256: hash of their features' mean and scatter; of the kept features too, where these are wider than 192.
+        spread: trace of the covariance of their features, of the kept ones where these are wider than 192; with ``images`` it tells
+            one set of real images from another.
         extractor: name of the feature network.
         extractor_sha256: hash of its weights.
         rounding: what was done to the pixels first.
@@ -42,17 +45,19 @@ class Label:
 
     reference: str
     images: int
-    statistics_sha256: str
+    spread: float
     extractor: str
     extractor_sha256: str
     rounding: Rounding
 
     def check(self, other: "Label") -> None:
-        """Raise a ValueError that names every difference, if there is one."""
+        """Raise a ValueError that names every difference, if there is one; the spread may differ by rounding, 1e-4 of it."""
         ours, theirs = asdict(self), asdict(other)
+        if math.isclose(self.spread, other.spread, rel_tol=_ROUNDING):
+            theirs["spread"] = self.spread
         apart = [f"{key} {ours[key]!r} and {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
         if apart:
-            raise ValueError(f"quality figures of different measures cannot be compared: {'; '.join(apart)}")
+            raise ValueError(f"metrics of different references or extractors cannot be compared: {'; '.join(apart)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +93,23 @@ class Reference:
         spread = np.linspace(0, len(x) - 1, min(kept, len(x))).astype(np.int64)
         kept_features = _compact(x[spread]).astype(np.float64)  # as a file keeps them
         wide = x.shape[1] > KERNEL_WIDTH
-        kernel = KernelSample(kept_features) if wide else KernelStatistics.of(x)
-        decisive = [statistics.mean, statistics.scatter, *([kept_features] if wide else [])]
-        sha256 = hashlib.sha256(b"".join(array.tobytes() for array in decisive)).hexdigest()
-        label = Label(name, len(x), sha256, extractor.name, extractor.sha256, extractor.rounding)
+        kernel = KernelSample(kept_features) if wide else _rounded(KernelStatistics.of(x))
+        decisive = FeatureStatistics.of(kept_features) if wide else statistics
+        total = float(f"{np.trace(decisive.covariance):.9g}") if decisive.count > 1 else 0.0
+        label = Label(name, len(x), total, extractor.name, extractor.sha256, extractor.rounding)
         return cls(label, statistics, kernel, kept_features, extractor.count_classes(x))
 
+    @cached_property
+    def real(self) -> RealKernel:
+        """The kept images and their mean kernels, for the real images' part in the uncertainty of kernel distances."""
+        return RealKernel(self.features, self.kernel.mean_kernel(self.features), self.label.images)
+
     def save(self, path: Path) -> str:
-        """Write as safetensors, the kept features rounded to float16 where that is enough; returns the file's SHA-256."""
+        """Write as safetensors, rounded: the kernel's sums to float32, the features to float16 where that is enough.
+
+        Returns:
+            the file's SHA-256.
+        """
         arrays: dict[str, NDArray[Any]] = {
             "mean": self.statistics.mean,
             "scatter": self.statistics.scatter,
@@ -103,7 +117,7 @@ class Reference:
             "classes": self.classes,
         }
         if isinstance(self.kernel, KernelStatistics):
-            arrays |= {"third": self.kernel.third, "own": np.array([self.kernel.own])}
+            arrays |= {"third": self.kernel.third.astype(np.float32), "own": np.array([self.kernel.own])}
         tensors = {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
         return write_tensors(path, tensors, kind=_KIND, schema=_SCHEMA, settings={"label": asdict(self.label)})
 
@@ -123,7 +137,7 @@ class Reference:
             features = arrays["features"].astype(np.float64)
             if features.shape[1] > KERNEL_WIDTH:
                 return cls(label, statistics, KernelSample(features), features, arrays["classes"])
-            kernel = KernelStatistics(label.images, arrays["third"], float(arrays["own"][0]))
+            kernel = KernelStatistics(label.images, arrays["third"].astype(np.float64), float(arrays["own"][0]))
             return cls(label, statistics, kernel, features, arrays["classes"])
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{path} is no reference that this version can read: {error}") from error
@@ -155,15 +169,15 @@ class Training:
         features = extractor(images)
         return cls(features, float(np.quantile(nearest(extractor(held_out), features).distance, 0.01)), extractor.sha256)
 
-    @cached_property
-    def sha256(self) -> str:
-        """What tells one set of training images and one threshold from another."""
-        return hashlib.sha256(self.features.tobytes() + np.float64(self.threshold).tobytes()).hexdigest()
-
     def near(self, features: ArrayLike) -> NDArray[np.bool_]:
         """(N,): whether an image lies as near to a training image as the threshold."""
         found: NDArray[np.bool_] = nearest(features, self.features).distance <= self.threshold
         return found
+
+
+def _rounded(kernel: KernelStatistics) -> KernelStatistics:
+    """The sums as a file keeps them, in single precision: a kernel distance of 1e-4 then errs by less than 1e-8."""
+    return KernelStatistics(kernel.count, kernel.third.astype(np.float32).astype(np.float64), kernel.own)
 
 
 def _compact(features: FloatArray) -> NDArray[np.float16] | NDArray[np.float32]:

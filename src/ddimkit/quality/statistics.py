@@ -117,7 +117,8 @@ class FeatureStatistics:
             raise ValueError(f"features of width {len(self.mean)} cannot be compared with features of width {len(other.mean)}")
         apart = self.mean - other.mean
         shared = np.linalg.svd(self._factor.T @ other._factor, compute_uv=False).sum()
-        return float(apart @ apart + np.trace(self.covariance) + np.trace(other.covariance) - 2 * shared)
+        found = float(apart @ apart + np.trace(self.covariance) + np.trace(other.covariance) - 2 * shared)
+        return max(0.0, found)  # of equal sets rounding leaves a little on either side of 0
 
 
 @dataclass(frozen=True, eq=False)

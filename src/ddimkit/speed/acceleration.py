@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ddimkit._arguments import check_device
-from ddimkit.speed._compilers import COMPILER, has_compiler
+from ddimkit._compilers import COMPILER, has_compiler
 
 __all__ = ["Accelerated", "Choices", "Precision", "accelerate"]
 

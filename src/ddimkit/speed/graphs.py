@@ -1,9 +1,10 @@
 """The loop's step in a CUDA graph: captured once, replayed for every row.
 
 Between the model's forward passes a GPU waits for the host, which launches every kernel anew. A graph holds all kernels of a whole
-denoising step (rows looked up, model, conversion, update, counter) and is launched as one. Coefficients and timesteps are tables on
-the device that a counter on the device walks through, so that one graph serves every plan of its :class:`Structure`: any number of
-steps, list of timesteps and eta. The images are the eager loop's, bit for bit, for models whose own two runs agree.
+denoising step (rows looked up, model, conversion, update, counter) and is launched as one. Coefficients and timesteps are tables
+on the device that a counter on the device walks through, so that one graph serves every plan of its
+:class:`~ddimkit.graphs.Structure`: any number of steps, list of timesteps and eta. The images are the eager loop's, bit for bit,
+for models whose own two runs agree.
 
 What a graph reads besides is frozen when it is captured: Python numbers in the model, torch's settings of precision and kernels.
 
@@ -17,9 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddimkit.loop import Model, NoiseFn, Run, SamplerState, check_finite, prepare, with_bar
+from ddimkit._arguments import Arguments, Batch, check_arguments
+from ddimkit.loop import Model, NoiseFn, SamplerState, begin, check_finite, draw, finish, prepare
 from ddimkit.sampling import PlanSampler
 from ddimkit.speed.tensors import Recordings, Structure
+from ddimkit.step import Coefficients
 
 __all__ = ["Captured", "Structure", "capture"]
 
@@ -39,7 +42,7 @@ class Captured:
     sampler: PlanSampler
     model: Model
     shape: tuple[int, ...]
-    _defaults: Mapping[str, Any] = field(repr=False)
+    _defaults: Arguments = field(repr=False)
     _recordings: Recordings = field(repr=False)
 
     @property
@@ -70,10 +73,12 @@ class Captured:
         progress: bool = False,
         callback: Callable[[SamplerState], None] | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         r"""Draw samples, as :meth:`PlanSampler.sample` does, whose arguments these are.
 
-        A call with a callback, which looks at every step, runs the eager loop; its images are the same.
+        A call with a callback, which looks at every step, runs the eager loop; its images are the same. With ``batch_size`` one
+        graph serves all parts of that size, and a smaller last part has a graph of its own.
 
         Returns:
             (B, \*) samples, a fresh tensor.
@@ -82,29 +87,36 @@ class Captured:
             TypeError, ValueError, NonFiniteError: as for :meth:`PlanSampler.sample`.
             GraphError: the model cannot be captured with this shape.
         """
-        mine = self._defaults if x_T is None else {}
-        arguments: dict[str, Any] = {
-            "seed": seed,
-            "x_T": x_T,
-            "start_at": start_at,
-            "generator": generator,
-            "noise_fn": noise_fn,
-            "device": mine.get("device") if device is None else device,
-            "dtype": mine.get("dtype") if dtype is None else dtype,
-            "model_kwargs": self._defaults["model_kwargs"] if model_kwargs is None else model_kwargs,
-        }
         shape = self.shape if shape is None and x_T is None else shape
-        if callback is not None:
-            return self.sampler.sample(self.model, shape, progress=progress, callback=callback, **arguments)
-        run = prepare(self.sampler.coefficients_from(start_at), self.model, shape, **arguments)
-        return self._finish(run, arguments["model_kwargs"] or {}, progress)
+        given = Arguments(shape, seed, x_T, start_at, generator, noise_fn, device, dtype, model_kwargs)
+        coefficients, arguments = self.sampler.coefficients_from(start_at), self._completed(given)
 
-    def _finish(self, run: Run, model_kwargs: Mapping[str, Any], progress: bool) -> Tensor:
+        def draw_part(part: Batch, tick: Callable[[], object]) -> Tensor:
+            if callback is not None:
+                return finish(begin(coefficients, self.model, part), callback, tick)
+            return self._replayed(coefficients, part, tick)
+
+        batch = check_arguments(coefficients, self.model, arguments)
+        return draw(batch, batch_size, len(coefficients.plan), progress, draw_part)
+
+    def _completed(self, given: Arguments) -> Arguments:
+        """The arguments of a call, with those of the capture where it brings none; x_T brings its own device and dtype."""
+        mine = self._defaults if given.x_T is None else Arguments()
+        return replace(
+            given,
+            device=mine.device if given.device is None else given.device,
+            dtype=mine.dtype if given.dtype is None else given.dtype,
+            model_kwargs=self._defaults.model_kwargs if given.model_kwargs is None else given.model_kwargs,
+        )
+
+    def _replayed(self, coefficients: Coefficients, part: Batch, tick: Callable[[], object]) -> Tensor:
+        """Samples drawn by the graph of their structure."""
+        run, model_kwargs = begin(coefficients, self.model, part), part.arguments.model_kwargs or {}
         with self._recordings.alone(run.x.device):
             recording = self._recordings.of(run, self.model, model_kwargs)
             recording.load(run, model_kwargs)
-            for _ in with_bar(recording.walk(run), len(run.coefficients.plan), progress):
-                pass
+            for _ in recording.walk(run):
+                tick()
             x = recording.x.clone()
         check_finite(run, x)
         return x
@@ -152,12 +164,12 @@ def capture(
     _check_sampler(sampler)
     if isinstance(most, bool) or not isinstance(most, int) or most < 1:
         raise ValueError(f"most must be an int of at least 1, got {most!r}")
-    defaults: dict[str, Any] = {"device": device, "dtype": dtype, "model_kwargs": model_kwargs}
-    run = prepare(sampler.coefficients_from(0), model, shape, seed=0, **defaults)
+    arguments = Arguments(shape, seed=0, device=device, dtype=dtype, model_kwargs=model_kwargs)
+    run = prepare(sampler.coefficients_from(0), model, arguments)
     recordings = Recordings(most)
     with recordings.alone(run.x.device):
         recordings.of(run, model, model_kwargs or {})
-    return Captured(sampler, model, tuple(run.x.shape), defaults, recordings)
+    return Captured(sampler, model, tuple(run.x.shape), arguments, recordings)
 
 
 def _check_sampler(sampler: object) -> None:

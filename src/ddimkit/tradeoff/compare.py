@@ -1,83 +1,94 @@
-"""Two sweeps side by side: of two machines, batch sizes or models."""
+"""Two studies side by side: of two machines, batch sizes or models."""
 
+import json
 from dataclasses import dataclass
 
 from ddimkit.errors import DDIMKitError
-from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
+from ddimkit.tradeoff.rows import Row, sampler_to_dict
+from ddimkit.tradeoff.study import Study
+from ddimkit.tradeoff.times import Speedup, Times, speedup
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "Pair", "compare"]
 
 _TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
+class Pair:
+    """One sampler in both studies: its times, and its speed-ups over each study's baseline."""
+
+    label: str
+    times: tuple[Times, Times]
+    gains: tuple[Speedup, Speedup]
+
+    @property
+    def change(self) -> float:
+        """How much larger the second speed-up is than the first, as a share of it."""
+        return self.gains[1].ratio / self.gains[0].ratio - 1
+
+    @property
+    def overlap(self) -> bool:
+        """Whether the 95 % intervals of the two speed-ups overlap."""
+        a, b = self.gains
+        return a.low <= b.high and b.low <= a.high
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """What two sweeps have in common, and whether their relative speed-ups agree.
+    """What two studies have in common, and whether their speed-ups agree.
 
     Attributes:
-        pairs: the configurations found in both.
+        pairs: the samplers that both timed, the baseline first.
         differences: what the two were measured on, where it is not the same.
-        finding: the verdict, computed.
-        maintained: whether every pair's speed-ups agree within a tenth; None where some do not, but their quartiles overlap.
+        maintained: whether all speed-ups agree within a tenth; None where some do not, but their 95 % intervals overlap.
+        finding: the same in one sentence.
     """
 
-    pairs: tuple[tuple[ConfigurationResult, ConfigurationResult], ...]
+    pairs: tuple[Pair, ...]
     differences: tuple[str, ...]
-    finding: str
     maintained: bool | None
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """A table: configuration, seconds of both, their ratio, speed-ups of both, their ratio."""
-        return [
-            (
-                a.label,
-                f"{a.total_seconds:.3g}",
-                f"{b.total_seconds:.3g}",
-                f"{a.total_seconds / b.total_seconds:.3g}×",
-                f"{a.speedup:.3g}×",
-                f"{b.speedup:.3g}×",
-                f"{b.speedup / a.speedup:.3f}",
-            )
-            for a, b in self.pairs
-        ]
+    finding: str
 
 
-def compare(a: TradeoffCurve, b: TradeoffCurve) -> Comparison:
-    """Compare two curves configuration by configuration.
+def compare(a: Study, b: Study) -> Comparison:
+    """Compare the times of two studies row by row.
 
     Raises:
-        DDIMKitError: they have no configuration in common beside the baseline.
+        DDIMKitError: they have no timed sampler in common beside the baseline, or a baseline was not timed.
     """
-    others = {c.key: c for c in b.configurations if not c.baseline}
-    pairs = tuple((c, others[c.key]) for c in a.configurations if not c.baseline and c.key in others)
-    if not pairs:
-        raise DDIMKitError("the two sweeps have no configuration in common: sweep the same steps, etas and samplers")
-    moved = [(x, y) for x, y in pairs if abs(y.speedup / x.speedup - 1) > _TOLERANCE]
-    clearly = [(x, y) for x, y in moved if not _overlap(x, y)]
-    worst = max(pairs, key=lambda pair: abs(pair[1].speedup / pair[0].speedup - 1))
-    change = f"{worst[1].speedup / worst[0].speedup - 1:+.1%} ({worst[0].label})"
-    named = ", ".join(f"{x.label} {x.speedup:.3g}× against {y.speedup:.3g}×" for x, y in clearly or moved)
-    if clearly:
-        finding = f"Relative speed-ups are not maintained for {len(clearly)} of {len(pairs)} configurations: {named}."
+    there = {_key(row): row for row in b.rows}
+    pairs = [_pair(a, row, b, there[_key(row)]) for row in a.rows if _key(row) in there]
+    found = tuple(pair for pair in pairs if pair is not None)
+    others = [pair for pair in found if pair.label != a.baseline]
+    if not others:
+        raise DDIMKitError("the two studies have timed no sampler in common: sweep the same steps, etas and samplers")
+    moved = [pair for pair in others if abs(pair.change) > _TOLERANCE]
+    clear = [pair for pair in moved if not pair.overlap]
+    named = ", ".join(f"{p.label} {p.gains[0].ratio:.3g}× against {p.gains[1].ratio:.3g}×" for p in clear or moved)
+    worst = max(others, key=lambda pair: abs(pair.change))
+    if clear:
+        finding = f"Speed-ups are not maintained for {len(clear)} of {len(others)} samplers: {named}."
     elif moved:
-        finding = f"Whether relative speed-ups are maintained cannot be told: quartiles overlap for {named}. Take more rounds."
+        finding = f"Whether speed-ups are maintained is not resolved: the intervals overlap for {named}; take more rounds."
     else:
-        finding = f"Relative speed-ups are maintained: over {len(pairs)} configurations the largest change is {change}."
-    return Comparison(
-        ((a.baseline, b.baseline), *pairs), tuple(_differences(a, b)), finding, None if moved and not clearly else not moved
-    )
+        finding = (
+            f"Speed-ups are maintained: over {len(others)} samplers the largest change is {worst.change:+.1%} ({worst.label})."
+        )
+    return Comparison(found, tuple(_differences(a, b)), None if moved and not clear else not moved, finding)
 
 
-def _overlap(x: ConfigurationResult, y: ConfigurationResult) -> bool:
-    return x.speedup_spread.low <= y.speedup_spread.high and y.speedup_spread.low <= x.speedup_spread.high
+def _key(row: Row) -> str:
+    return json.dumps(sampler_to_dict(row.sampler), sort_keys=True)
 
 
-def _differences(a: TradeoffCurve, b: TradeoffCurve) -> list[str]:
-    named = ("model", "machine", "versions", "settings")
-    groups = [(group, getattr(a, group), getattr(b, group)) for group in named]
-    return [
-        f"{group} {key}: {x.get(key)} against {y.get(key)}"
-        for group, x, y in groups
-        for key in {**x, **y}
-        if x.get(key) != y.get(key)
-    ]
+def _pair(a: Study, row_a: Row, b: Study, row_b: Row) -> Pair | None:
+    bases, times = (a.base.times, b.base.times), (row_a.times, row_b.times)
+    if bases[0] is None or bases[1] is None or times[0] is None or times[1] is None:
+        return None
+    return Pair(row_a.label, (times[0], times[1]), (speedup(bases[0], times[0]), speedup(bases[1], times[1])))
+
+
+def _differences(a: Study, b: Study) -> list[str]:
+    groups = [(group, getattr(a, group), getattr(b, group)) for group in ("model", "machine", "versions", "settings")]
+    keys = [(group, key, x.get(key), y.get(key)) for group, x, y in groups for key in {**x, **y}]
+    return [f"{group} {key}: {x} against {y}" for group, key, x, y in keys if x != y]

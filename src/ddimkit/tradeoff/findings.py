@@ -1,175 +1,128 @@
-"""What a curve says, in sentences computed from its numbers; every one can come out either way."""
+"""What a study found, in at most ten sentences computed from its numbers, the most useful first; each can come out either way."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from ddimkit.tradeoff.gap import Gap, is_plain_ddim, simultaneous
+from ddimkit.tradeoff.recommend import nearest_known, plain_ddim, recommend
+from ddimkit.tradeoff.rows import SAME_IMAGE, Row, eta_pairs, family, spacing_of
+from ddimkit.tradeoff.study import Study
+from ddimkit.tradeoff.time_findings import time_findings
+from ddimkit.tradeoff.wording import close_in, count_of, percent, plural, size, with_margin
 
-import numpy as np
+__all__ = ["FEW_CALLS", "MOST", "findings"]
 
-from ddimkit.quality.measure import difference
-from ddimkit.tradeoff.eta_cost import eta_cost
-from ddimkit.tradeoff.quality_findings import quality_findings
-from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
+MOST = 10
+"""Findings, at most."""
 
-__all__ = ["SAME", "PowerFit", "findings", "fit_power", "lines", "main_line", "refining"]
-
-_CLOSE = 0.05
-_NOISY = 0.25
-SAME = 0.5
-"""Images of one seed are the same where they are nearer to each other than this share of the distance between seeds."""
+FEW_CALLS = 20
+"""Samplers of up to this number of model calls have few."""
 
 
-@dataclass(frozen=True)
-class PowerFit:
-    """The line ``log time = slope · log steps + constant`` through some points, and its R²."""
-
-    slope: float
-    constant: float
-    r_squared: float
-
-    def __call__(self, steps: float) -> float:
-        """Seconds at a number of steps."""
-        return math.exp(self.constant + self.slope * math.log(steps))
+def findings(study: Study) -> list[str]:
+    """The findings, a sentence each, at most ten, the most useful first."""
+    said = [_contradictions(study)]
+    if len(study.evaluated) > 1:
+        if study.base.quality is not None:
+            said += [_margin(study), _plain(study)]
+        said += [_few_calls(study), _more_steps(study), _eta(study)]
+    said += [_same_seed(study), *time_findings(study)]
+    return [sentence for sentence in said if sentence is not None][:MOST]
 
 
-def fit_power(steps: Sequence[float], seconds: Sequence[float]) -> PowerFit | None:
-    """Least squares through the logarithms; None for fewer than three different step counts."""
-    if len(set(steps)) < 3:
+def _contradictions(study: Study) -> str | None:
+    found = [row.label for row in study.rows if "contradicted by" in row.source]
+    rest = f" and {len(found) - 1} more" if found[1:] else ""
+    return f"This run's images contradict the KID of the earlier study for {found[0]}{rest} (|z| > 3)." if found else None
+
+
+def _margin(study: Study) -> str | None:
+    """The recommended row beside the baseline."""
+    found, base = recommend(study), study.base
+    if found.row is None or found.share is None:
         return None
-    x, y = np.log(np.asarray(steps)), np.log(np.asarray(seconds))
-    slope, constant = (float(v) for v in np.polyfit(x, y, 1))
-    residual, scatter = float(np.sum((y - slope * x - constant) ** 2)), float(np.sum((y - y.mean()) ** 2))
-    return PowerFit(slope, constant, 1 - residual / scatter if scatter else 0.0)
+    row = found.row
+    apart = study.difference(row.label, base.label)
+    if apart.high < 0:
+        verdict = f"has a lower KID than {base.label} (by {size(apart)})"
+    elif found.known:
+        margin = f"{100 * (1 - found.share):.0f} % of the gap"
+        verdict = f"is non-inferior to {base.label} in KID at a margin of {margin} (difference {with_margin(apart)})"
+    elif apart.low > 0:
+        verdict = f"has a higher KID than {base.label} (by {size(apart)})"
+    else:
+        verdict = f"and {base.label} are {close_in((row, base), apart)} in KID"
+    return f"{row.label} {verdict}, with {row.calls} NFE instead of {base.calls}."
 
 
-def findings(curve: TradeoffCurve) -> list[str]:
-    """The findings, a sentence or two each, in the order of the report."""
-    said = [
-        _proportional(curve),
-        *_speedups(curve),
-        _overhead(curve),
-        eta_cost(curve),
-        _memory(curve),
-        _noise(curve),
-        refining(curve),
-    ]
-    return [*(s for s in said if s is not None), *quality_findings(curve, lines(curve, every_eta=True))]
-
-
-def lines(curve: TradeoffCurve, *, every_eta: bool = False) -> list[list[ConfigurationResult]]:
-    """What charts draw a line through: each sampler at its smallest eta, by falling steps, in the order they were swept.
-
-    Args:
-        curve: the sweep.
-        every_eta: whether each eta has a line of its own.
-    """
-    others = [c for c in curve.configurations if not c.baseline]
-    found: list[list[ConfigurationResult]] = []
-    for name in dict.fromkeys(c.sampler for c in others):
-        etas = sorted({c.eta for c in others if c.sampler == name and c.eta is not None})
-        chosen = etas if every_eta else etas[:1]
-        found += [curve.select(sampler=name, eta=eta) for eta in chosen or (None,)]
-    return found
-
-
-def main_line(curve: TradeoffCurve) -> list[ConfigurationResult]:
-    """The first of the :func:`lines`, which the findings speak of."""
-    return next(iter(lines(curve)), [])
-
-
-def _proportional(curve: TradeoffCurve) -> str | None:
-    line = main_line(curve)
-    fit = fit_power([c.nfe for c in line], [c.total_seconds for c in line])
-    if fit is None:
+def _plain(study: Study) -> str | None:
+    """What the usual procedure for DDIM alone gives."""
+    found = plain_ddim(study)
+    if found is None:
         return None
-    verdict = "in proportion to" if abs(fit.slope - 1) <= _CLOSE else "faster than" if fit.slope > 1 else "more slowly than"
-    name = line[0].sampler.removesuffix("Sampler")
-    slope = f"the fitted slope on log-log axes is {fit.slope:.3f} (R² {fit.r_squared:.4f})"
-    return f"{name}'s time grows {verdict} the number of steps: {slope}."
+    (row, steps), rows = found, [row for row in study.evaluated if is_plain_ddim(row)]
+    beyond = "are not known to lower its KID" if any(r.calls > row.calls for r in rows) else "were not evaluated"
+    closed = Gap(study).closed(row)
+    share = "" if closed is None else f"; that closes {percent(closed)} of the gap"
+    return f"DDIM alone needs {row.calls} steps, {steps} with 20 % more for safety: more {beyond}{share}."
 
 
-def _speedups(curve: TradeoffCurve) -> list[str]:
-    line, base = main_line(curve), curve.baseline
-    if not line:
-        return []
-    parts = [f"{c.speedup:.1f}× at {c.steps}" for c in line]
-    off = [c for c in line if abs(c.speedup * c.nfe / base.nfe - 1) > 2 * _CLOSE]
-    name = line[0].sampler.removesuffix("Sampler")
-    first = f"Speed-up of {name} over {base.label}: {', '.join(parts)} steps."
-    if not off:
-        return [f"{first} Each is within {2 * _CLOSE:.0%} of the ratio of their model calls."]
-    named = ", ".join(f"{c.steps} steps: {c.speedup:.1f}× where the calls alone give {base.nfe / c.nfe:.1f}×" for c in off)
-    return [f"{first} Not explained by the model calls alone ({2 * _CLOSE:.0%} tolerance): {named}."]
-
-
-def _overhead(curve: TradeoffCurve) -> str:
-    shares = {c.label: c.sampler_overhead_seconds / c.total_seconds for c in curve.configurations}
-    worst = max(shares, key=lambda name: shares[name])
-    verdict = "Nearly all time is the model's" if shares[worst] <= 0.02 else "The sampler itself takes a share of the time"
-    return f"{verdict}: its overhead is at most {shares[worst]:.2%} of a run ({worst})."
-
-
-def _memory(curve: TradeoffCurve) -> str | None:
-    known = {c.label: c.peak_memory_bytes for c in curve.configurations if c.peak_memory_bytes is not None}
-    if not known:
-        return f"Peak memory could not be measured: {curve.configurations[0].peak_memory_note}."
-    low, high = min(known.values()), max(known.values())
-    if high <= low * (1 + _CLOSE):
-        most = f"{high / 2**20:.1f} MiB beyond the weights"
-        return f"Over the three steps measured peak memory does not depend on the configuration: {most}."
-    most = max(known, key=lambda name: known[name])
-    span = f"{low / 2**20:.1f} to {high / 2**20:.1f} MiB"
-    return f"Peak memory differs between configurations: {span} beyond the weights, most for {most}."
-
-
-def _unsteady(c: ConfigurationResult) -> bool:
-    """Whether the quartiles are far apart, or (a stall in one run) the total far outside them."""
-    spread = c.total_seconds_spread
-    widest, narrowest = max(spread.high, c.total_seconds), min(spread.low, c.total_seconds)
-    return widest - narrowest > _NOISY * c.total_seconds
-
-
-def _noise(curve: TradeoffCurve) -> str | None:
-    wide = [c.label for c in curve.configurations if c.total_seconds_spread.runs > 1 and _unsteady(c)]
-    if not wide:
-        return f"The machine was steady: no configuration's times spread over more than {_NOISY:.0%}."
-    named = ", ".join(wide)
-    return f"The machine was not steady: times spread over more than {_NOISY:.0%} for {named}. Trust ratios, not seconds."
-
-
-def refining(curve: TradeoffCurve) -> str | None:
-    """Whether more steps from the same seed draw the same image: nearer to it by half than images of different seeds are."""
-    finest = next((c for c in curve.configurations if c.label == curve.finest), None)
-    if finest is None or not curve.other_seeds_distance:
+def _few_calls(study: Study) -> str | None:
+    """The best deterministic and the best stochastic sampler with few calls."""
+    few = [row for row in study.evaluated if row.calls <= FEW_CALLS and row.label != study.baseline]
+    still, noisy = [row for row in few if not row.adds_noise], [row for row in few if row.adds_noise]
+    if not still or not noisy:
         return None
-    near = [
-        c for c in curve.configurations if (c.sampler, c.eta) == (finest.sampler, finest.eta) and c.same_seed_distance is not None
-    ]
-    if not near:
+    pairs = [(a, b) for a in still for b in noisy]
+    leads = simultaneous(study, [{a.label: 1.0, b.label: -1.0} for a, b in pairs])
+    a, b = nearest_known(study, still), nearest_known(study, noisy)
+    lead = leads[pairs.index((a, b))]
+    still_named, noisy_named = f"deterministic sampler, {a.label}", f"stochastic sampler, {b.label}"
+    if lead.is_zero:
+        return f"Up to {FEW_CALLS} NFE the best {still_named}, and the best {noisy_named}, are {close_in((a, b), lead)} in KID."
+    better, worse = (noisy_named, still_named) if lead.value > 0 else (still_named, noisy_named)
+    return f"Up to {FEW_CALLS} NFE the best {better}, has a lower KID than the best {worse}, by {size(lead)}."
+
+
+def _more_steps(study: Study) -> str | None:
+    """Where more steps of one sampler are worse."""
+    named = [row for row in study.evaluated if spacing_of(row.sampler) not in ("list", "table")]
+    pairs = [(a, b) for a in named for b in named if a.calls > b.calls and _line(a) == _line(b)]
+    if not pairs:
         return None
-    apart = {c.steps: (c.same_seed_distance or 0.0) / curve.other_seeds_distance for c in near}
-    same = sorted(steps for steps, share in apart.items() if share < SAME)
-    others = sorted(steps for steps in apart if steps not in same)
-    parts = [f"the same image as with {', '.join(map(str, same))}"] if same else []
-    parts += [f"another than with {', '.join(map(str, others))}"] if others else []
-    shares = ", ".join(f"{share:.2g} at {steps}" for steps, share in sorted(apart.items()))
-    return (
-        f"Refining: with {finest.steps} steps a seed draws {' and '.join(parts)}. Distance to the image of the same seed, as a "
-        f"share of the distance between different seeds: {shares}." + _gained(finest, near, same)
-    )
+    leads = simultaneous(study, [{a.label: 1.0, b.label: -1.0} for a, b in pairs])
+    worse = [(lead.value, i) for i, lead in enumerate(leads) if lead.low > 0]
+    if not worse:
+        count = count_of(row for pair in pairs for row in pair)
+        return f"No sampler is known to get worse with more steps ({plural(len(pairs), 'pair')} of step counts, n = {count})."
+    place = max(worse)[1]
+    (a, b), most = pairs[place], f"by {size(leads[place])}"
+    share = f"{len(worse)} of {plural(len(pairs), 'pair')}"
+    return f"More steps raise the KID in {share} of step counts, most from {b.label} to {a.label} ({most})."
 
 
-def _gained(finest: ConfigurationResult, near: Sequence[ConfigurationResult], same: Sequence[int]) -> str:
-    """Whether the same image has become better, from the smallest count that draws it; nothing where that was not judged."""
-    if not same:
-        return ""
-    first = next(c for c in near if c.steps == min(same))
-    if first.quality is None or finest.quality is None:
-        return ""
-    apart = difference(first.quality, finest.quality)
-    low, high = apart.interval()
-    verdict = "no different from" if apart.is_zero else "better than" if apart.value > 0 else "worse than"
-    return (
-        f" By kernel distance the images of {finest.steps} steps are {verdict} those of {first.steps}: the difference is "
-        f"{apart.value:.2g} (95 % interval {low:.2g} to {high:.2g})."
-    )
+def _line(row: Row) -> tuple[str, float, str]:
+    """What rows that differ in their number of steps alone have in common."""
+    return family(row.sampler), getattr(row.sampler, "eta", 0.0), spacing_of(row.sampler)
+
+
+def _eta(study: Study) -> str | None:
+    pairs = eta_pairs(study.evaluated)
+    if not pairs:
+        return None
+    leads = simultaneous(study, [{a.label: 1.0, b.label: -1.0} for a, b in pairs])
+    lower, higher = sum(lead.high < 0 for lead in leads), sum(lead.low > 0 for lead in leads)
+    rest = [(lead.margin, i) for i, lead in enumerate(leads) if lead.is_zero]
+    open_ = f", and is {close_in(pairs[max(rest)[1]], leads[max(rest)[1]])} in {len(rest)}" if rest else ""
+    share = f"{lower} of {plural(len(pairs), 'pair')}"
+    return f"At equal steps eta above 0 lowers DDIM's KID below that of eta 0 in {share}, raises it in {higher}{open_}."
+
+
+def _same_seed(study: Study) -> str | None:
+    """From how many steps on a seed gives DDIM's finest image."""
+    rows = sorted((row for row in study.rows if is_plain_ddim(row) and row.same_seed is not None), key=lambda row: -row.calls)
+    if len(rows) < 2:
+        return None
+    other = next((i for i, row in enumerate(rows) if (row.same_seed or 0.0) >= SAME_IMAGE), len(rows))
+    last, finest = rows[max(other - 1, 0)], rows[0]
+    if last is finest:
+        return f"A seed gives another image with {rows[1].calls} than with {finest.calls} steps of DDIM."
+    only = "" if other == len(rows) else f", and another with {rows[other].calls}"
+    return f"A seed gives the same image with {last.calls} as with {finest.calls} steps of DDIM{only}."

@@ -1,299 +1,210 @@
-r"""How few steps are enough: a recommendation from a measured curve, with its reasons, or the word that the data cannot tell.
+"""Which sampler to use with how many calls: the fewest known to close a share of the gap, with the reasons.
 
-With D the distance to real images, D₀ the baseline's and F the floor (other real images' distance, :math:`\varepsilon` half the
-width of its interval), a step count is *within* the tolerance where the 95 % interval of :math:`D - D_0`, paired by seeds, ends
-below :math:`\text{tolerance} \cdot (D_0 - F + \varepsilon)`, *worse* where it begins above, and otherwise cannot be told.
+Of every number of calls one candidate is looked at, which other seeds chose; where no seeds chose, all rows of that number. The
+answer is the candidate with the fewest calls that is known to close the share. Where none is, the candidate whose distance is known
+to be the least is named, and it is said that the share is not known to be closed.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
 
 from ddimkit.errors import DDIMKitError
 from ddimkit.quality.estimate import Estimate
-from ddimkit.quality.measure import Distance, Quality, difference
-from ddimkit.tradeoff.findings import lines
-from ddimkit.tradeoff.results import ConfigurationResult, TradeoffCurve
+from ddimkit.sampling import PlanSampler
+from ddimkit.tradeoff.gap import Closing, Gap, is_plain_ddim, simultaneous
+from ddimkit.tradeoff.rows import Row, family, spacing_of
+from ddimkit.tradeoff.study import Study
 
-__all__ = ["Recommendation", "Scale", "Verdict", "best_of", "percent_kept", "quality_kept", "recommend", "recommendations"]
+__all__ = ["Recommendation", "candidates", "nearest_known", "plain_ddim", "recommend"]
 
 _START = 100
-_ENOUGH = 0.8
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One step count beside the baseline.
-
-    Attributes:
-        label: the configuration.
-        steps: its timesteps.
-        excess: its distance less the baseline's.
-        interval: the 95 % interval of that, paired by seeds.
-        verdict: ``"within"``, ``"worse"`` or ``"cannot tell"``.
-        kept: share of the baseline's quality that it keeps.
-        kept_interval: the 95 % interval of that.
-    """
-
-    label: str
-    steps: int
-    excess: float
-    interval: tuple[float, float]
-    verdict: Literal["within", "worse", "cannot tell"]
-    kept: float
-    kept_interval: tuple[float, float]
-
-    def keeps(self, share: float) -> bool:
-        """Whether it is known to keep a share of the baseline's quality."""
-        return self.kept_interval[0] >= share
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recommendation:
     """What to use, and why.
 
     Attributes:
-        steps: the step count with its safety buffer; None where no count is known to be within the tolerance.
-        bare: the smallest count found within the tolerance, without the buffer.
-        sampler: name of the sampler's class.
-        eta: of DDIM, None for a sampler without one.
-        tolerance: allowed excess over the baseline, as a share of its distance above the floor.
-        buffer: share of steps added.
-        allowed: the largest allowed excess, in units of the distance.
-        verdicts: what each step count of the line showed, by falling steps.
-        balanced: the 80/20 point: the smallest count known to keep 80 % of the baseline's quality; None if none is.
+        sampler: what to sample with.
+        row: the measured row that the answer rests on; None where nothing was measured.
+        calls: model calls a run, with the buffer.
+        share: the share of the gap asked for; None where the nearest is wanted at any number of calls.
+        known: whether the row is known to close the share.
+        closed: the share that the row closes with its 95 % interval; None where no gap is known.
+        images_needed: images of the row that would tell, where ``known`` is False and the figure does not itself fall short.
         reasons: the same in sentences.
     """
 
-    steps: int | None
-    bare: int | None
-    sampler: str
-    eta: float | None
-    tolerance: float
-    buffer: float
-    allowed: float
-    verdicts: tuple[Verdict, ...]
-    balanced: int | None
+    sampler: PlanSampler
+    row: Row | None
+    calls: int
+    share: float | None
+    known: bool
+    closed: Estimate | None
+    images_needed: int | None
     reasons: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**vars(self), "verdicts": [vars(v) for v in self.verdicts]}
+    def __str__(self) -> str:
+        """The answer, then the reasons, a line each."""
+        return "\n".join((self.answer, *(f"- {reason}" for reason in self.reasons)))
+
+    @property
+    def answer(self) -> str:
+        """The answer in one sentence."""
+        return f"Use {describe(self.sampler)} with {self.calls} calls."
 
 
-def quality_kept(distance: float, baseline: float, floor: float, margin: float) -> float:
-    r"""Share of the baseline's quality that is kept, :math:`(D_0 - F + \varepsilon) / (D - F + \varepsilon)`.
-
-    Distances below the floor are taken as the floor.
-
-    Args:
-        distance: D.
-        baseline: D₀.
-        floor: F, other real images' distance.
-        margin: ε, half the width of the floor's interval.
-    """
-    whole, here = max(baseline - floor, 0.0) + margin, max(distance - floor, 0.0) + margin
-    return whole / here if here else 1.0
-
-
-def percent_kept(share: float) -> str:
-    """A share of quality that is kept, in words: what comes out better than the baseline keeps all of it."""
-    return f"{min(share, 1.0):.0%}"
+def describe(sampler: PlanSampler) -> str:
+    """A sampler in words, without its number of calls."""
+    kind, spacing, eta = family(sampler), spacing_of(sampler), getattr(sampler, "eta", 0.0)
+    words = kind if "SDE" in kind or not eta else f"{kind} with eta {eta:g}"
+    if spacing == "list":
+        return f"{words} over the timesteps {', '.join(map(str, sampler.timesteps))}"
+    return words if spacing in ("trailing", "table") else f"{words} over {spacing} timesteps"
 
 
 def recommend(
-    curve: TradeoffCurve,
-    *,
-    tolerance: float = 0.05,
-    buffer: float = 0.2,
-    sampler: str | None = None,
-    eta: float | None = None,
-    distance: Distance = "kernel",
+    study: Study, *, close: float = 0.95, refinable: bool = False, buffer: float = 0.2, sampler: str | None = None
 ) -> Recommendation:
-    """The smallest step count whose quality is within a tolerance of the baseline's, and a safety buffer.
-
-    The search begins at 100 steps and goes down while the quality is known to be within the tolerance; where already 100 steps are
-    not, it goes up. Of several samplers the one with the fewest steps is recommended.
+    """The fewest calls known to close a share of the gap between DDIM with 10 steps and the baseline.
 
     Args:
-        curve: a sweep with quality, or a study.
-        tolerance: allowed excess, as a share of the baseline's distance above the floor.
-        buffer: share of steps added at the end, rounded up.
-        sampler: only this sampler, by its class's name; all by default.
-        eta: only this eta; all by default.
-        distance: ``"kernel"``, or ``"frechet"`` where all counts were judged on equally many images.
+        study: a sweep, or a committed study.
+        close: the share of the gap, in (0, 1].
+        refinable: whether only rows are looked at that are known to draw DDIM's image of a seed.
+        buffer: share of calls added for safety, rounded up; a searched list has no more calls, and the next longer list of the same
+            kind is taken if it is not known to be worse.
+        sampler: only this kind, as :func:`~ddimkit.tradeoff.rows.family` names it; all by default.
+
+    Returns:
+        always an answer; where nothing is known to close the share, ``known`` is False and ``reasons`` say what would tell.
 
     Raises:
-        ValueError: tolerance or buffer out of range, or no configuration of that sampler and eta has a judged quality.
-        DDIMKitError: the curve holds no quality of its baseline or floor.
+        ValueError: close or buffer out of range.
+        DDIMKitError: the quality of the baseline or of all other rows was not measured, or no row is left to choose from.
     """
-    found = [
-        r
-        for r in recommendations(curve, tolerance=tolerance, buffer=buffer, distance=distance)
-        if sampler in (None, r.sampler) and eta in (None, r.eta)
+    if not 0 < close <= 1 or not 0 <= buffer < math.inf:
+        raise ValueError(f"close must lie in (0, 1] and buffer be at least 0, got {close} and {buffer}")
+    gap, rows = Gap(study), candidates(study, refinable=refinable, sampler=sampler)
+    if not rows:
+        wanted = f"sampler {sampler!r}" if sampler else "rows that draw DDIM's image of a seed"
+        raise DDIMKitError(f"no evaluated row is left to choose from: {wanted}, refinable={refinable}")
+    closings = gap.closings(rows, close)
+    known = min((c for c in closings if c.known), key=lambda c: (c.row.calls, -c.lead.value), default=None)
+    if known is not None:
+        return _buffered(known, gap, buffer)
+    nearest = nearest_known(study, rows)
+    return _unknown(next(c for c in closings if c.row is nearest), gap)
+
+
+def candidates(study: Study, *, refinable: bool, sampler: str | None = None) -> list[Row]:
+    """One row of each number of calls, the best by the seeds that chose; where none chose, all rows of that number."""
+    admitted = [
+        row
+        for row in study.evaluated
+        if row.label != study.baseline and (row.refinable or not refinable) and sampler in (None, family(row.sampler))
     ]
-    if not found:
-        raise ValueError(f"nothing judged to recommend from: sampler {sampler!r}, eta {eta!r}")
-    return best_of(found)
+    found = list[Row]()
+    for _, same in itertools.groupby(sorted(admitted, key=lambda row: row.calls), lambda row: row.calls):
+        rows = list(same)
+        chosen = [row for row in rows if row.selection is not None and _disjoint(row)]
+        found += [min(chosen, key=_selected)] if chosen else rows
+    return found
 
 
-def best_of(found: Sequence[Recommendation]) -> Recommendation:
-    """The recommendation with the fewest steps, of equals the one closer to the real images; where none has any, the closest."""
-    return min(found, key=lambda r: (r.bare or math.inf, min(v.excess for v in r.verdicts if r.bare in (None, v.steps))))
+def _selected(row: Row) -> float:
+    assert row.selection is not None
+    return row.selection.kernel.value
 
 
-def recommendations(
-    curve: TradeoffCurve, *, tolerance: float = 0.05, buffer: float = 0.2, distance: Distance = "kernel"
-) -> list[Recommendation]:
-    """The recommendation of every sampler and eta by itself; :func:`recommend` says what the arguments are, and what is raised."""
-    if not 0 < tolerance < math.inf or not 0 <= buffer < math.inf:
-        raise ValueError(f"tolerance must be above 0 and buffer at least 0, got {tolerance} and {buffer}")
-    if curve.floor is None:
-        raise DDIMKitError("the curve has no floor: measure it with a yardstick, as `ddimkit sweep` does")
-    scale = Scale(_quality_of(curve.baseline), curve.floor, distance, tolerance, buffer)
-    judged = [[c for c in line if c.quality is not None] for line in lines(curve, every_eta=True)]
-    return [_choose(line, scale, curve) for line in judged if line]
+def _disjoint(row: Row) -> bool:
+    """Whether the seeds that chose a row are others than those that measured its quality."""
+    assert row.quality is not None
+    assert row.selection is not None
+    pairs = itertools.product(row.quality.seeds, row.selection.seeds)
+    return all(a_after <= b_first or b_after <= a_first for (a_first, a_after), (b_first, b_after) in pairs)
 
 
-def _quality_of(c: ConfigurationResult) -> Quality:
-    if c.quality is None:
-        raise DDIMKitError(f"the quality of {c.label} is not known: take `--full`, or a study of this model")
-    return c.quality
+def nearest_known(study: Study, rows: Sequence[Row]) -> Row:
+    """The row whose distance is known to be the least: that of the lowest upper end of simultaneous intervals."""
+    bounds = simultaneous(study, [{row.label: 1.0} for row in rows])
+    return min(zip(rows, bounds, strict=True), key=lambda pair: pair[1].high)[0]
 
 
-@dataclass(frozen=True, eq=False)
-class Scale:
-    """What every step count is held against.
-
-    Args:
-        base: the baseline's quality.
-        floor: other real images'.
-        distance: the distance compared by.
-        tolerance: allowed excess, as a share of the baseline's distance above the floor.
-        buffer: share of steps added at the end.
-    """
-
-    base: Quality
-    floor: Quality
-    distance: Distance = "kernel"
-    tolerance: float = 0.05
-    buffer: float = 0.2
-
-    @property
-    def margin(self) -> float:
-        """Half the width of the floor's interval, ε."""
-        low, high = self.floor.estimate(self.distance).interval()
-        return (high - low) / 2
-
-    @property
-    def allowed(self) -> float:
-        """The largest excess within the tolerance."""
-        above = self.base.estimate(self.distance).value - self.floor.estimate(self.distance).value
-        return self.tolerance * (max(above, 0.0) + self.margin)
-
-    def buffered(self, steps: int, most: int) -> int:
-        """The steps and their share for safety, rounded up; no more than ``most``."""
-        return min(most, math.ceil(round(steps * (1 + self.buffer), 9)))
-
-    def kept(self, quality: Quality) -> Estimate:
-        """The share of the baseline's quality that is kept, each replicate beside the baseline's own."""
-        here, base = quality.estimate(self.distance), self.base.estimate(self.distance)
-        floor, margin = self.floor.estimate(self.distance).value, self.margin
-        pairs = zip((here.value, *here.replicates), (base.value, *base.replicates), strict=True)
-        value, *replicates = (quality_kept(distance, baseline, floor, margin) for distance, baseline in pairs)
-        return Estimate(value, tuple(replicates))
-
-    def verdict(self, label: str, steps: int, quality: Quality) -> Verdict:
-        """One configuration beside the baseline."""
-        excess = difference(quality, self.base, self.distance)
-        low, high = excess.interval()
-        verdict: Literal["within", "worse", "cannot tell"]
-        verdict = "within" if high <= self.allowed else "worse" if low > self.allowed else "cannot tell"
-        kept = self.kept(quality)
-        return Verdict(label, steps, excess.value, (low, high), verdict, kept.value, kept.interval())
+def _buffered(found: Closing, gap: Gap, buffer: float) -> Recommendation:
+    """The answer of a row that is known to close the share, with more calls for safety."""
+    row, wanted = found.row, math.ceil(round(found.row.calls * (1 + buffer), 9))
+    reasons = [f"{row.label} is the row with the fewest calls known to close {found.share:.0%} of the gap{_closed(gap, row)}."]
+    sampler, chosen = row.sampler, row
+    if spacing_of(sampler) in ("list", "table"):
+        chosen = _longer(row, gap) if buffer else row
+        sampler = chosen.sampler
+        if buffer:
+            reasons.append(
+                f"For safety {chosen.label} is taken, which is not known to be worse."
+                if chosen is not row
+                else "A list has no further calls to add for safety."
+            )
+    elif wanted > row.calls:
+        most = min(wanted, sampler.schedule.num_timesteps)
+        sampler = replace(sampler, steps=most, timesteps=())
+        reasons.append(f"For safety {buffer:.0%} more calls are taken, {most} instead of {row.calls}.")
+    return Recommendation(sampler, row, sampler.nfe, found.share, True, gap.closed(row), None, tuple(reasons))
 
 
-def _choose(line: Sequence[ConfigurationResult], scale: Scale, curve: TradeoffCurve) -> Recommendation:
-    """The recommendation of one sampler and eta, its results by falling steps."""
-    verdicts = tuple(scale.verdict(c.label, c.steps, _quality_of(c)) for c in line)
-    last = _search(verdicts)
-    bare = None if last is None else verdicts[last].steps
-    steps = None if bare is None else scale.buffered(bare, curve.baseline.nfe)
-    balanced = min((v.steps for v in verdicts if v.keeps(_ENOUGH)), default=None)
-    reasons = (*_reasons(verdicts, last, steps, scale, curve), _balance(verdicts, balanced))
-    first, given = line[0], (scale.tolerance, scale.buffer, scale.allowed)
-    return Recommendation(steps, bare, first.sampler, first.eta, *given, verdicts, balanced, reasons)
+def _longer(row: Row, gap: Gap) -> Row:
+    """The next longer list or table of the same kind that is not known to be worse, else the row itself."""
+    study = gap.study
+    others = [r for r in study.evaluated if family(r.sampler) == family(row.sampler) and r.calls > row.calls]
+    listed = [r for r in others if spacing_of(r.sampler) == spacing_of(row.sampler) and r.refinable >= row.refinable]
+    for longer in sorted(listed, key=lambda r: r.calls)[:1]:
+        if study.difference(longer.label, row.label).low <= 0:
+            return longer
+    return row
 
 
-def _search(verdicts: Sequence[Verdict]) -> int | None:
-    """Index of the smallest count reached from 100 down by counts within the tolerance.
-
-    Where 100 steps are not within it: the first that is going up, else the first that is going down.
-    """
-    within = [v.verdict == "within" for v in verdicts]
-    start = max((i for i, v in enumerate(verdicts) if v.steps >= _START), default=0)
-    if not within[start]:
-        return next((i for i in [*range(start - 1, -1, -1), *range(start + 1, len(verdicts))] if within[i]), None)
-    return next((i - 1 for i in range(start + 1, len(verdicts)) if not within[i]), len(verdicts) - 1)
-
-
-def _reasons(verdicts: Sequence[Verdict], last: int | None, steps: int | None, scale: Scale, curve: TradeoffCurve) -> list[str]:
-    base, share = curve.baseline.label, f"{100 * scale.tolerance:.3g} %"
-    said = [
-        f"The tolerance allows {scale.allowed:.3g} more than {base}: {share} of its distance above the floor and of the floor's "
-        "interval."
+def _unknown(found: Closing, gap: Gap) -> Recommendation:
+    """The answer where no row is known to close the share."""
+    row, needed = found.row, found.images_needed
+    reasons = [
+        f"No row is known to close {found.share:.0%} of the gap.",
+        f"{row.label} has the least distance known{_closed(gap, row)}.",
     ]
-    if last is not None:
-        v = verdicts[last]
-        said.append(
-            f"{v.label} is within the tolerance: {_excess(v)}. With a buffer of {100 * scale.buffer:.3g} % that is {steps} steps."
-        )
-        said += [f"{w.label} is worse: {_excess(w)}." for w in verdicts[:last] if w.verdict == "worse"]
-        said += [f"{v.label} is {_word(v)}: {_excess(v)}.{_more(v, scale, curve)}" for v in verdicts[last + 1 : last + 2]]
-    elif all(v.verdict == "worse" for v in verdicts):
-        best = min(verdicts, key=lambda v: v.excess)
-        said.append(f"No step count is within it; the closest is {best.label}: {_excess(best)}.")
-    else:
-        unsure = min((v for v in verdicts if v.verdict == "cannot tell"), key=lambda v: v.excess)
-        said.append(f"These samples cannot tell: {unsure.label} is at {_excess(unsure)}.{_more(unsure, scale, curve)}")
-    return said
+    if needed is not None:
+        count = 0 if row.quality is None else row.quality.count
+        reasons.append(f"About {needed:,} images of {row.label} and of both ends would tell, if the figure stays ({count:,} now).")
+    elif found.lead.value <= 0:
+        reasons.append("More images would not tell: the figure itself falls short.")
+    return Recommendation(row.sampler, row, row.calls, found.share, False, gap.closed(row), needed, tuple(reasons))
 
 
-def _balance(verdicts: Sequence[Verdict], balanced: int | None) -> str:
-    share = f"{_ENOUGH:.0%} of the baseline's quality"
-    if balanced is not None:
-        v = next(v for v in verdicts if v.steps == balanced)
-        return f"{balanced} steps are the fewest known to keep {share}: {_kept(v)}."
-    likely = min((v for v in verdicts if v.kept >= _ENOUGH), key=lambda v: v.steps, default=None)
-    if likely is None:
-        return f"No step count keeps {share}."
-    return (
-        f"No step count is known to keep {share}; by the figure alone {likely.steps} steps do: {_kept(likely)}. Take more samples."
-    )
-
-
-def _kept(v: Verdict) -> str:
-    low, high = map(percent_kept, v.kept_interval)
-    return f"{percent_kept(v.kept)} (95 % interval {low} to {high})"
-
-
-def _excess(v: Verdict) -> str:
-    low, high = v.interval
-    nothing = ", no difference" if low <= 0 <= high else ""
-    return f"{v.excess:+.3g} (95 % interval {low:+.3g} to {high:+.3g}{nothing})"
-
-
-def _word(v: Verdict) -> str:
-    return "outside" if v.verdict == "worse" else v.verdict if v.verdict == "within" else "undecided"
-
-
-def _more(v: Verdict, scale: Scale, curve: TradeoffCurve) -> str:
-    """How many samples would settle it if the figure stays and every interval narrows with their root."""
-    if v.verdict != "cannot tell":
+def _closed(gap: Gap, row: Row) -> str:
+    closed = gap.closed(row)
+    if closed is None:
         return ""
-    counts = [c.quality.count for c in curve.configurations if c.label == v.label and c.quality is not None]
-    low, high = v.interval
-    away = abs(scale.allowed - v.excess) or (high - low) / 4
-    needed = math.ceil(counts[0] * max(1.0, (high - low) / 2 / away) ** 2)
-    return f" Take more samples: about {needed:,}, of the baseline too, would tell if the figure stays."
+    return f": it closes {closed.value:.0%} (95 % interval {closed.low:.0%} to {closed.high:.0%})"
+
+
+def plain_ddim(study: Study, *, buffer: float = 0.2) -> tuple[Row, int] | None:
+    """The usual procedure for DDIM alone: from 100 steps down until the quality is known to be worse than DDIM's best.
+
+    Where 100 steps are themselves known to be worse, the search begins at the next larger count that is not, else at the next
+    smaller one.
+
+    Returns:
+        the row with the fewest steps that is reached before one is known to be worse; and its steps with the buffer. None where
+        fewer than two counts were evaluated.
+    """
+    rows = sorted((row for row in study.evaluated if is_plain_ddim(row)), key=lambda row: -row.calls)
+    if len(rows) < 2:
+        return None
+    best = nearest_known(study, rows)
+    good = [row is best or study.difference(row.label, best.label).low <= 0 for row in rows]
+    start = next((i for i, row in enumerate(rows) if row.calls <= _START), len(rows) - 1)
+    place = next(i for i in (*range(start, -1, -1), *range(start + 1, len(rows))) if good[i])
+    while place + 1 < len(rows) and good[place + 1]:
+        place += 1
+    last = rows[place]
+    return last, min(math.ceil(round(last.calls * (1 + buffer), 9)), study.schedule.num_timesteps)

@@ -1,21 +1,13 @@
-"""The step-count sweep: time a model's samplers at many step counts against 1000-step DDPM.
-
-The work is a list of small units, one configuration in one round. Configurations are interleaved, in an order rotated from round
-to round; those of more than :data:`~ddimkit.tradeoff.configurations.LONG` steps run in the first round only. The baseline is walked
-whole once, and its first rows again in every round: each speed-up compares times of the same round, so that a machine that slows
-down for a while slows both. Long runs are compared by the median pace of their tenths.
-Every finished unit is kept in the output folder, and a later call goes on from there.
-"""
+"""The sweep: times and quality of a model's samplers at many numbers of calls, beside a baseline, as one study."""
 
 import hashlib
 import json
 import operator
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,84 +21,43 @@ from ddimkit.models.bundle import ModelBundle
 from ddimkit.quality.measure import other_seed_distance, same_seed_distance
 from ddimkit.samplers import DDIMSampler
 from ddimkit.samplers.named import SamplerMaker
-from ddimkit.tradeoff.configurations import KEPT, LONG, Configuration, configurations, model_code
-from ddimkit.tradeoff.judging import Judged, Judging
-from ddimkit.tradeoff.results import ConfigurationResult, Spread, TradeoffCurve
-from ddimkit.tradeoff.timing import (
-    TimedRun,
-    describe_machine,
-    first_rows,
-    measure_overhead,
-    measure_peak_memory,
-    time_run,
-    versions,
-)
+from ddimkit.sampling import PlanSampler
+from ddimkit.tradeoff.evaluation import Evaluation
+from ddimkit.tradeoff.grid import ZERO_STEPS, labelled, model_code, sampler_grid
+from ddimkit.tradeoff.rows import Row, sampler_to_dict, shared_settings
+from ddimkit.tradeoff.study import Study, distance_covariances
+from ddimkit.tradeoff.times import Timing, affordable_rounds, calls_a_round
+from ddimkit.tradeoff.timing import Progress, describe_machine, estimate_pace, longest_slice, measure, versions
 
 T = TypeVar("T")
 
-__all__ = ["KEPT", "LONG", "Progress", "forget", "sweep"]
-
-Progress = Callable[[int, int, str], None]
-"""Called as ``progress(done, total, what)``, both counted in model calls."""
+__all__ = ["Progress", "check_folder", "forget", "sweep"]
 
 _STATE = "progress.json"
 _SAMPLES = "samples.npz"
 
 
-@dataclass
-class _Measured:
-    """What the units done so far have found, by the configuration's label; kept as JSON and images in a folder."""
-
-    fingerprint: str
-    folder: Path | None
-    seconds: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
-    tenths: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
-    reference: dict[str, float] = field(default_factory=dict[str, float])
-    extras: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
-    samples: dict[str, NDArray[np.float32]] = field(default_factory=dict[str, NDArray[np.float32]])
-
-    def keep(self, c: Configuration, run: TimedRun) -> None:
-        """Note what a run drew, and the pace of its tenths if it will be the only one."""
-        self.samples.setdefault(c.label, run.samples.numpy())
-        if c.long:
-            self.tenths[c.label] = list(run.tenths)
-
-    def save(self) -> None:
-        if self.folder is None:
-            return
-        state = {key: value for key, value in vars(self).items() if key not in ("folder", "samples")}
-        partial = self.folder / (_STATE + ".partial")
-        partial.write_text(json.dumps(state))
-        np.savez_compressed(self.folder / "samples.partial.npz", **self.samples)  # type: ignore[arg-type]
-        (self.folder / "samples.partial.npz").replace(self.folder / _SAMPLES)
-        partial.replace(self.folder / _STATE)
-
-    @classmethod
-    def load(cls, fingerprint: str, folder: Path | None) -> "_Measured":
-        fresh = cls(fingerprint, folder)
-        if folder is None:
-            return fresh
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / _STATE).exists():
-            return fresh
-        try:
-            state = json.loads((folder / _STATE).read_text())
-            with (folder / _SAMPLES).open("rb") as file, np.load(file, allow_pickle=False) as images:
-                samples = {key: images[key] for key in images.files}
-            found = cls(folder=folder, samples=samples, **state)
-        except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise DDIMKitError(f"{folder} holds a damaged sweep ({error}): remove it, or choose another folder") from error
-        if found.fingerprint != fingerprint:
-            raise DDIMKitError(
-                f"{folder} holds a sweep of another model, machine or other settings: choose another folder, or remove it"
-            )
-        return found
-
-
-def forget(folder: Path) -> None:
-    """Remove the times a sweep keeps in a folder to go on from; results, pictures and the images drawn to be judged stay."""
+def forget(folder: str | Path) -> None:
+    """Remove the times that a sweep keeps in a folder to go on from; results, pictures and drawn images stay."""
     for name in (_STATE, _SAMPLES):
-        (folder / name).unlink(missing_ok=True)
+        (Path(folder) / name).unlink(missing_ok=True)
+
+
+def check_folder(folder: str | Path) -> Path:
+    """Make the folder, and write and remove a file in it, so that a long run does not end at an unwritable folder.
+
+    Raises:
+        OSError: the folder cannot be made or written to, naming it.
+    """
+    folder = Path(folder)
+    probe = folder / ".ddimkit-probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"the results cannot be written to {folder}: {error.strerror or error}") from error
+    return folder
 
 
 def sweep(
@@ -114,79 +65,174 @@ def sweep(
     *,
     steps: Sequence[int] = (10, 20, 50, 100),
     etas: Sequence[float] = (0.0,),
-    samplers: Sequence[SamplerMaker] = (DDIMSampler,),
+    samplers: Sequence[SamplerMaker | PlanSampler] = (DDIMSampler,),
     seeds: Sequence[int] = range(16),
-    rounds: int = 3,
+    baseline: PlanSampler | None = None,
+    rounds: int | None = None,
     eta_max_steps: int | None = None,
-    judging: Judging | None = None,
+    evaluation: Evaluation | None = None,
     device: torch.device | str | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     progress: Progress | None = None,
-) -> TradeoffCurve:
-    """Measure samplers at many step counts against DDPM over all timesteps, all from the same noise.
+) -> Study:
+    """Measure samplers at many numbers of calls beside a baseline, all from the same noise.
 
     Args:
         bundle: the model; its module is moved to ``device``.
-        steps: step counts of every sampler.
-        etas: values of eta, for samplers that take one.
-        samplers: sampler classes, or functions of a schedule and keywords that return a sampler.
+        steps: step counts of every kind of sampler.
+        etas: values of eta, for kinds that take one.
+        samplers: kinds of samplers, which are run at every number of steps and eta; or samplers themselves, run as they are.
         seeds: one a sample; the batch is all of them at once.
-        rounds: how often configurations of up to 100 steps are run; longer ones run once.
-        eta_max_steps: samplers that add noise are run up to this number of steps only; None for no limit.
-        judging: how the quality of what is drawn is judged; None for not at all.
+        baseline: what speed-ups and gaps are relative to; DDPM with all timesteps by default.
+        rounds: rounds of the timing; by default as many, up to three, as end within four minutes.
+        eta_max_steps: kinds that add noise are run up to this number of steps only; None for no limit.
+        evaluation: how quality is measured; None for not at all. DDIM with 10 steps, the zero of the scale, is then run too.
         device: where; CUDA if there is one by default.
         out: folder that keeps finished work; a call with the same arguments goes on there. None keeps nothing.
         progress: called as work goes on with (model calls done, in all, what runs now).
 
     Returns:
-        the curve, its ``samples`` included.
+        the study, its ``images`` included.
 
     Raises:
         ValueError: a step count or eta out of range, no seeds, fewer than one round.
+        OSError: ``out`` cannot be written to.
         DDIMKitError: ``out`` holds a sweep of something else, or a damaged one.
     """
     if not isinstance(bundle, ModelBundle):
         raise TypeError(f"bundle must be a ModelBundle, as in sweep(load_pretrained('mnist')), got {type(bundle).__name__}")
-    device = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    seeds, steps, etas = (
-        _listed(seeds, "seeds", operator.index),
-        _listed(steps, "steps", operator.index),
-        _listed(etas, "etas", float),
-    )
-    if not isinstance(rounds, int):
-        raise TypeError(f"rounds must be an int, got {rounds!r}")
-    if not seeds or rounds < 1 or not steps:
-        raise ValueError(f"a sweep needs seeds, steps and rounds, got {len(seeds)} seeds, steps {steps} and {rounds} rounds")
-    made = configurations(bundle, steps, etas, samplers, eta_max_steps)
+    where = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    counts, values = _listed(steps, "steps", operator.index), _listed(etas, "etas", float)
+    keys = _listed(seeds, "seeds", operator.index)
+    if not keys or not counts or (rounds is not None and (type(rounds) is not int or rounds < 1)):
+        raise ValueError(f"a sweep needs seeds, steps and rounds of at least 1, got {len(keys)} seeds, {counts} and {rounds!r}")
+    made = sampler_grid(bundle, counts, values, samplers, eta_max_steps=eta_max_steps, baseline=baseline)
+    if evaluation is not None and bundle.schedule.num_timesteps >= ZERO_STEPS:
+        made = list(dict.fromkeys([*made, bundle.sampler(DDIMSampler, steps=ZERO_STEPS)]))
+    folder = None if out is None else check_folder(out)
     module = module_of(bundle.model)
     if module is not None:
-        module.to(device)
-    machine, settings = describe_machine(device), {"device": str(device), "batch": len(seeds), "dtype": "float32", "rounds": rounds}
-    model = {
-        "name": bundle.name,
-        "weights_sha256": bundle.weights_sha256(),
-        "schedule_sha256": bundle.schedule.sha256,
-        "sample_shape": list(bundle.sample_shape),
-    }
-    planned = [(c.label, c.sampler.record(), c.sampler.plan().to_dict()) for c in made]
-    identity = [model_code(bundle), model, machine, versions(), settings, seeds, planned]
-    measured = _Measured.load(hashlib.sha256(json.dumps(identity).encode()).hexdigest(), out)
-    _measure(measured, made, bundle, seeds, rounds, device, progress or _silent)
-    found: dict[str, Judged] = {}
-    if judging is not None:
-        pace = median(measured.tenths[made[0].label]) / made[0].sampler.nfe / len(seeds)
-        found = judging.run(made, bundle, pace, device=device, folder=out, progress=progress or _silent)
-    unjudged, finest = Judged(None, "not judged in this run"), _finest(made).label
-    results = tuple(
-        replace(
-            _result(c, measured, seeds, made, found.get(c.label, unjudged)),
-            predicted_distance=None if judging is None else judging.predict(c),
-        )
-        for c in made
+        module.to(where)
+    return _study(bundle, labelled(made), keys, rounds, evaluation, where, folder, progress or _silent)
+
+
+def _study(
+    bundle: ModelBundle,
+    samplers: Mapping[str, PlanSampler],
+    seeds: tuple[int, ...],
+    rounds: int | None,
+    evaluation: Evaluation | None,
+    device: torch.device,
+    folder: Path | None,
+    progress: Progress,
+) -> Study:
+    """Time every sampler, evaluate it, and put both together."""
+    model = {"name": bundle.name, "weights_sha256": bundle.weights_sha256(), "sample_shape": list(bundle.sample_shape)}
+    machine, settings = describe_machine(device), {"batch": len(seeds), "seeds": list(seeds), "dtype": "float32"}
+    kept = _Kept(_fingerprint(bundle, samplers, model, machine, settings), folder)
+    timing = _timed(bundle, samplers, seeds, rounds, device, kept, progress)
+    times = dict(zip(samplers, timing.times(), strict=True))
+    images = {label: drawn.numpy() for label, drawn in zip(samplers, timing.samples, strict=True)}
+    rows = [Row(sampler, label, source="not evaluated") for label, sampler in samplers.items()]
+    if evaluation is not None:
+        first = next(iter(samplers))
+        pace = times[first].seconds / samplers[first].nfe / len(seeds)
+        rows = evaluation.rows(samplers, bundle, pace, device=device, folder=folder, report=progress)
+    apart = _same_seed(samplers, images)
+    rows = [replace(row, times=times[row.label], same_seed=apart.get(row.label, row.same_seed)) for row in rows]
+    settings |= {"rounds": len(timing.rounds), "device": str(device), "noise": next(iter(samplers.values())).record()["noise"]}
+    known, evaluator = (None, None) if evaluation is None else (evaluation.study, evaluation.evaluator)
+    return Study(
+        model,
+        bundle.schedule,
+        tuple(rows),
+        rows[0].label,
+        machine,
+        versions(),
+        settings,
+        None if evaluator is None else evaluator.reference.label,
+        None if evaluator is None else evaluator.real_vs_real,
+        None if evaluator is None else evaluator.noise,
+        distance_covariances(rows, known),
+        images,
     )
-    floor, noise = (None, None) if judging is None else (judging.yardstick.floor, judging.yardstick.noise)
-    apart = other_seed_distance(measured.samples[finest]) if len(measured.samples[finest]) > 1 else None
-    return TradeoffCurve(model, machine, versions(), settings, results, floor, noise, finest, apart, measured.samples)
+
+
+def _timed(
+    bundle: ModelBundle,
+    samplers: Mapping[str, PlanSampler],
+    seeds: tuple[int, ...],
+    rounds: int | None,
+    device: torch.device,
+    kept: "_Kept",
+    progress: Progress,
+) -> Timing:
+    """The times of all samplers, those of an earlier call included."""
+    every, before = list(samplers.values()), kept.load()
+    if rounds is None:
+        finished = 0 if before is None else len(before.rounds)
+        pace = 0.0 if finished else estimate_pace(every[0], bundle, seeds, device)
+        rounds = finished or affordable_rounds(calls_a_round([s.nfe for s in every], longest_slice(device)), pace)
+    return measure(every, bundle, seeds, device, rounds=rounds, kept=before, keep=kept.save, progress=progress)
+
+
+def _same_seed(samplers: Mapping[str, PlanSampler], images: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
+    """Of each sampler the distance from the finest DDIM's images of the same seeds, as a share of that between seeds."""
+    plain = [label for label, sampler in samplers.items() if not sampler.coefficients.plan.adds_noise]
+    finest = max(plain, key=lambda label: samplers[label].nfe, default=None)
+    if finest is None or len(images[finest]) < 2:
+        return {}
+    others = other_seed_distance(images[finest])
+    if not others:
+        return {}
+    return {label: float(same_seed_distance(drawn, images[finest]).mean() / others) for label, drawn in images.items()}
+
+
+class _Kept:
+    """The finished rounds of a sweep and the images of its first, in a folder."""
+
+    def __init__(self, fingerprint: str, folder: Path | None) -> None:
+        self.fingerprint, self.folder = fingerprint, folder
+
+    def save(self, timing: Timing) -> None:
+        if self.folder is None:
+            return
+        state, samples = self.folder / _STATE, self.folder / _SAMPLES
+        parts = [(state.with_suffix(".partial"), state), (self.folder / "samples.partial.npz", samples)]
+        np.savez_compressed(parts[1][0], *[drawn.numpy() for drawn in timing.samples])
+        parts[0][0].write_text(json.dumps({"fingerprint": self.fingerprint, "timing": timing.to_dict()}), encoding="utf-8")
+        for partial, whole in reversed(parts):
+            partial.replace(whole)
+
+    def load(self) -> Timing | None:
+        if self.folder is None or not (self.folder / _STATE).exists():
+            return None
+        try:
+            state = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
+            with (self.folder / _SAMPLES).open("rb") as file, np.load(file, allow_pickle=False) as held:
+                samples = [torch.from_numpy(held[f"arr_{i}"]) for i in range(len(held.files))]
+            timing, fingerprint = Timing.from_dict(state["timing"], samples), state["fingerprint"]
+        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise DDIMKitError(f"{self.folder} holds a damaged sweep ({error}): remove it, or choose another folder") from error
+        if fingerprint != self.fingerprint:
+            raise DDIMKitError(
+                f"{self.folder} holds a sweep of another model, machine or other settings: choose another folder, or remove it"
+            )
+        return timing
+
+
+def _fingerprint(
+    bundle: ModelBundle,
+    samplers: Mapping[str, PlanSampler],
+    model: Mapping[str, Any],
+    machine: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> str:
+    """What a sweep must have in common with an earlier one to go on from it; times belong to one machine."""
+    shared = shared_settings(next(iter(samplers.values())))
+    planned = [(label, sampler_to_dict(sampler)) for label, sampler in samplers.items()]
+    parts = [model_code(bundle), model, bundle.schedule.sha256, machine, versions(), settings, shared, planned]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _listed(values: Sequence[T], name: str, kind: Callable[[Any], T]) -> tuple[T, ...]:
@@ -199,97 +245,3 @@ def _listed(values: Sequence[T], name: str, kind: Callable[[Any], T]) -> tuple[T
 
 def _silent(done: int, total: int, what: str) -> None:
     del done, total, what
-
-
-def _units(made: list[Configuration], rounds: int) -> list[tuple[int, Configuration, bool]]:
-    """The work in order: (round, configuration, whether it is only the opening rows of the baseline)."""
-    base, others = made[0], made[1:]
-    opening = Configuration(first_rows(base.sampler, LONG), base.name, LONG, None)
-    units = [(0, base, False)]
-    for r in range(rounds):
-        turn = others[r * len(others) // rounds :] + others[: r * len(others) // rounds]
-        units += [(r, opening, True), *((r, c, False) for c in turn if r == 0 or c.steps <= LONG)]
-    return units
-
-
-def _measure(
-    measured: _Measured,
-    made: list[Configuration],
-    bundle: ModelBundle,
-    seeds: tuple[int, ...],
-    rounds: int,
-    device: torch.device,
-    progress: Progress,
-) -> None:
-    """Do every unit that is not done yet."""
-    units = _units(made, rounds)
-    total, done, warm = sum(c.sampler.nfe for _, c, _ in units), 0, False
-    for r, c, is_opening in units:
-        book = measured.reference if is_opening else measured.seconds.setdefault(c.label, {})
-        what = f"first {c.sampler.nfe} rows of {made[0].label}" if is_opening else c.label
-        if str(r) in book:
-            progress(done, total, f"{KEPT}: {what}")
-        else:
-            progress(done, total, f"round {r + 1}/{rounds}: {what}")
-            if not warm:
-                time_run(first_rows(made[0].sampler, 3), bundle, seeds, device)
-                warm = True
-            run = time_run(c.sampler, bundle, seeds, device)
-            book[str(r)] = run.seconds
-            if not is_opening:
-                measured.keep(c, run)
-                if c.label not in measured.extras:
-                    measured.extras[c.label] = _extras(c, bundle, seeds, device)
-            measured.save()
-        done += c.sampler.nfe
-    progress(total, total, "done")
-
-
-def _extras(c: Configuration, bundle: ModelBundle, seeds: tuple[int, ...], device: torch.device) -> dict[str, Any]:
-    peak, note = measure_peak_memory(c.sampler, bundle, seeds, device)
-    overhead = measure_overhead(c.sampler, bundle, seeds, device)
-    return {"sampler_overhead_seconds": overhead, "peak_memory_bytes": peak, "peak_memory_note": note}
-
-
-def _finest(made: list[Configuration]) -> Configuration:
-    """Of the configurations without noise the first of the most steps: what the others come closer to as their steps grow."""
-    return max(made, key=lambda c: (not c.sampler.coefficients.plan.adds_noise, c.steps))
-
-
-def _speed(c: Configuration, measured: _Measured, base: Configuration) -> tuple[Spread, float, Spread]:
-    """The spread of the seconds, the speed-up over the baseline, and its spread."""
-    times, tenths = measured.seconds[c.label], measured.tenths.get(c.label)
-    if tenths is not None:
-        # One run each: their usual paces are compared, so that one slow spell of the machine in either does not decide.
-        spread, whole = Spread.of(tenths, "tenths of one run"), median(measured.tenths[base.label])
-        return spread, whole / median(tenths), Spread(whole / spread.high, whole / spread.low, spread.runs, spread.over)
-    pace = base.sampler.nfe / min(LONG, base.sampler.nfe)
-    speedups = [measured.reference[r] * pace / seconds for r, seconds in times.items()]
-    return Spread.of(list(times.values()), "rounds"), median(speedups), Spread.of(speedups, "rounds")
-
-
-def _result(
-    c: Configuration, measured: _Measured, seeds: tuple[int, ...], made: list[Configuration], judged: Judged
-) -> ConfigurationResult:
-    times, images, finest = tuple(measured.seconds[c.label].values()), measured.samples[c.label], _finest(made).label
-    spread, speedup, speedup_spread = _speed(c, measured, made[0])
-    return ConfigurationResult(
-        sampler=c.name,
-        steps=c.steps,
-        eta=c.eta,
-        baseline=c.baseline,
-        timesteps=tuple(c.sampler.timesteps),
-        seeds=seeds,
-        nfe=c.sampler.nfe,
-        total_seconds=median(times),
-        total_seconds_spread=spread,
-        per_sample_seconds=median(times) / len(seeds),
-        speedup=speedup,
-        speedup_spread=speedup_spread,
-        quality=judged.quality,
-        quality_note=judged.note,
-        same_seed_distance=None if c.label == finest else float(same_seed_distance(images, measured.samples[finest]).mean()),
-        record=c.sampler.record((len(seeds), *images.shape[1:]), seed=seeds),
-        round_seconds=times,
-        **measured.extras[c.label],
-    )

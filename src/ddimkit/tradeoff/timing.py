@@ -1,161 +1,176 @@
-"""Seconds, bytes and the machine they were measured on."""
+"""Measures the times of several samplers of one model against one another, in the rounds that ``times`` lays out."""
 
-import os
-import platform
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
-from ddimkit._version import __version__
-from ddimkit.loop import Model
+from ddimkit._arguments import Arguments
+from ddimkit.loop import check_finite, prepare, walk
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.sampling import PlanSampler
+from ddimkit.tradeoff.machine import (
+    Clock,
+    Costs,
+    describe_machine,
+    measure_overhead,
+    measure_peak_memory,
+    timer,
+    versions,
+)
+from ddimkit.tradeoff.times import Timing, calls_a_round, round_order, slices_of
 
-__all__ = ["TimedRun", "describe_machine", "first_rows", "measure_overhead", "measure_peak_memory", "time_run", "versions"]
+__all__ = [
+    "KEPT",
+    "Progress",
+    "describe_machine",
+    "estimate_pace",
+    "longest_slice",
+    "measure",
+    "versions",
+]
 
-_TENTHS = 10
+Progress = Callable[[int, int, str], None]
+"""Called as ``progress(done, total, what)``, both counted in model calls."""
+
+KEPT = "kept from before"
+"""How the progress of work begins that an earlier call has done."""
+
+_PACE_CALLS = 7
+_WARM_UP = 2
 
 
-def timer() -> float:
-    """``torch.utils.benchmark``'s clock, which waits for the device; imported late, since that package takes long to import."""
-    from torch.utils import benchmark
+def measure(
+    samplers: Sequence[PlanSampler],
+    bundle: ModelBundle,
+    seeds: Sequence[int],
+    device: torch.device,
+    *,
+    rounds: int,
+    kept: Timing | None = None,
+    keep: Callable[[Timing], None] | None = None,
+    clock: Clock = timer,
+    progress: Progress | None = None,
+) -> Timing:
+    """Time samplers of one model against one another, one image a seed as one batch.
 
-    return benchmark.timer()
+    Args:
+        samplers: the configurations, in any order; the order decides nothing.
+        bundle: the model, on ``device`` already.
+        seeds: one a sample.
+        device: where.
+        rounds: how many; with more rounds kept, those.
+        kept: finished rounds of an earlier call with the same arguments; only the missing ones are measured.
+        keep: called with everything measured so far after each round.
+        clock: gives the time in seconds once the device has done its work.
+        progress: called as work goes on.
+
+    Raises:
+        ValueError: no samplers, no seeds, less than one round, or kept rounds of other samplers.
+        NonFiniteError: as ``sample`` raises it.
+    """
+    if not samplers or not seeds or rounds < 1:
+        raise ValueError(
+            f"times need samplers, seeds and rounds, got {len(samplers)} samplers, {len(seeds)} seeds, {rounds} rounds"
+        )
+    bench, calls = _Bench(tuple(samplers), bundle, tuple(seeds), device, clock), tuple(s.nfe for s in samplers)
+    longest = longest_slice(device)
+    if kept is not None and (kept.calls, kept.batch, kept.longest) != (calls, len(seeds), longest):
+        raise ValueError(f"the kept rounds are of runs of {kept.calls} calls and batch {kept.batch}, not {calls} and {len(seeds)}")
+    a_round, finished = calls_a_round(calls, longest), len(kept.rounds) if kept else 0
+    total, report = max(rounds, finished) * a_round, progress or _silent
+    report(finished * a_round, total, "overhead and memory" if kept is None else f"{KEPT}: {finished} rounds")
+    found = kept or Timing(calls, len(seeds), longest, bench.costs())
+    if finished < rounds:
+        bench.warm_up()
+    for r in range(finished, rounds):
+        seconds, samples = bench.time_round(partial(_report_round, report, r * a_round, total, f"round {r + 1}/{rounds}"))
+        found = replace(found, rounds=(*found.rounds, seconds), samples=found.samples or samples)
+        if keep is not None:
+            keep(found)
+    return found
 
 
-@dataclass
-class _Clock:
-    """A model that notes the time at the start of every tenth of its calls, by a clock that waits for the device."""
+def longest_slice(device: torch.device) -> int:
+    """Most model calls between two looks at the clock: one on the CPU, five on a device that works while the host goes on."""
+    return 1 if device.type == "cpu" else 5
 
-    model: Model
-    calls: int
-    marks: list[float] = field(default_factory=list[float])
-    seen: int = 0
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        if self.seen * _TENTHS >= len(self.marks) * self.calls:
-            self.marks.append(timer())
-        self.seen += 1
-        return self.model(x, t)
+def estimate_pace(
+    sampler: PlanSampler, bundle: ModelBundle, seeds: Sequence[int], device: torch.device, clock: Clock = timer
+) -> float:
+    """Seconds of one model call with its step: the median of a few, after a warm-up."""
+    bench = _Bench((sampler,), bundle, tuple(seeds), device, clock)
+    bench.warm_up()
+    course = bench.course(sampler, (1,) * sampler.nfe)
+    return median(bench.time_slice(course)[0] for _ in range(_PACE_CALLS))
 
 
 @dataclass(frozen=True)
-class TimedRun:
-    """One timed run: its seconds, what the whole would take at the pace of each tenth, and what it drew."""
+class _Bench:
+    """What all runs of a measurement have in common."""
 
-    seconds: float
-    tenths: tuple[float, ...]
-    samples: Tensor
+    samplers: tuple[PlanSampler, ...]
+    bundle: ModelBundle
+    seeds: tuple[int, ...]
+    device: torch.device
+    clock: Clock
 
+    def course(self, sampler: PlanSampler, sizes: Sequence[int]) -> Iterator[Tensor]:
+        """Runs one after another, a slice of so many calls at each ``next``: in all exactly the work of ``sample``."""
+        shape = (len(self.seeds), *self.bundle.sample_shape)
+        while True:
+            run = prepare(sampler.coefficients_from(0), self.bundle.model, Arguments(shape, seed=self.seeds, device=self.device))
+            rows, x, left = walk(run, observe=False), run.x, sampler.nfe
+            for size in sizes:
+                with torch.no_grad():
+                    for _ in range(size):
+                        _, x, _, _ = next(rows)
+                left -= size
+                if not left:
+                    check_finite(run, x)
+                yield x
 
-def time_run(sampler: PlanSampler, bundle: ModelBundle, seeds: tuple[int, ...], device: torch.device) -> TimedRun:
-    """Time one whole ``sample`` of one image a seed, by ``torch.utils.benchmark``'s synchronised clock.
+    def time_slice(self, course: Iterator[Tensor]) -> tuple[float, Tensor]:
+        """The seconds of a course's next slice, and the x it ends at."""
+        began = self.clock()
+        x = next(course)
+        return self.clock() - began, x
 
-    ``Timer`` itself would run the whole three times for one measurement; here the caller repeats and warms up.
-    """
-    clock = _Clock(bundle.model, sampler.nfe)
-    began = timer()
-    samples = sampler.sample(clock, (len(seeds), *bundle.sample_shape), seed=seeds, device=device)
-    ended = timer()
-    pace = np.diff([*clock.marks, ended]) * len(clock.marks)
-    return TimedRun(ended - began, tuple(float(v) for v in pace), samples.float().cpu())
+    def warm_up(self) -> None:
+        """A few calls of each sampler, so that nothing is done for the first time in a timed slice."""
+        for sampler in self.samplers:
+            course = self.course(sampler, (1,) * sampler.nfe)
+            for _ in range(_WARM_UP):
+                self.time_slice(course)
 
+    def costs(self) -> tuple[Costs, ...]:
+        """Overhead and memory of each sampler."""
+        args = self.bundle, self.seeds, self.device
+        return tuple(Costs(measure_overhead(s, *args, self.clock), *measure_peak_memory(s, *args)) for s in self.samplers)
 
-def first_rows(sampler: PlanSampler, count: int) -> PlanSampler:
-    """A sampler that walks only the first rows of another's plan."""
-    return PlanSampler.from_plan(sampler.schedule, sampler.plan()[:count], prediction=sampler.prediction, clip=sampler.clip)
-
-
-def measure_overhead(
-    sampler: PlanSampler, bundle: ModelBundle, seeds: tuple[int, ...], device: torch.device, repeats: int = 3
-) -> float:
-    """Seconds of the same run with a model that returns a constant tensor: the median of some runs."""
-    shape = (len(seeds), *bundle.sample_shape)
-    channels = 2 * shape[1] if sampler.coefficients.learned else shape[1]
-    constant = torch.zeros((shape[0], channels, *shape[2:]), device=device)
-    seconds: list[float] = []
-
-    def model(x: Tensor, t: Tensor) -> Tensor:
-        del x, t
-        return constant
-
-    for _ in range(repeats):
-        began = timer()
-        sampler.sample(model, shape, seed=seeds, device=device)
-        seconds.append(timer() - began)
-    return median(seconds)
-
-
-def measure_peak_memory(
-    sampler: PlanSampler, bundle: ModelBundle, seeds: tuple[int, ...], device: torch.device
-) -> tuple[int | None, str]:
-    """Most bytes that three steps held beyond what was there before, and how that was measured (or why it was not)."""
-    short, shape = first_rows(sampler, 3), (len(seeds), *bundle.sample_shape)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        short.sample(bundle.model, shape, seed=seeds, device=device)
-        return torch.cuda.max_memory_allocated(device) - before, "CUDA allocator, three steps, weights not counted"
-    if device.type != "cpu":
-        return None, f"not measurable on a device of type {device.type}"
-    with _native_stderr_off(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        short.sample(bundle.model, shape, seed=seeds, device=device)
-    changes = sorted((e.time_range.end, e.self_cpu_memory_usage) for e in trace.events() or ())
-    if not any(change for _, change in changes):
-        return None, "this build of torch reports no memory events to its profiler"
-    held = np.cumsum([change for _, change in changes])
-    return int(held.max()), "torch profiler, three steps, weights not counted"
+    def time_round(self, report: Callable[[int], None]) -> tuple[tuple[tuple[float, ...], ...], tuple[Tensor, ...]]:
+        """The seconds of each slice of each sampler in one round, and the images of each one's first run."""
+        calls, longest = [s.nfe for s in self.samplers], longest_slice(self.device)
+        courses = [self.course(s, slices_of(s.nfe, longest)[1]) for s in self.samplers]
+        seconds, walked, samples = [list[float]() for _ in calls], [0] * len(calls), dict[int, Tensor]()
+        for i, size in round_order(calls, longest):
+            report(sum(walked))
+            spent, x = self.time_slice(courses[i])
+            seconds[i].append(spent)
+            walked[i] += size
+            if walked[i] == calls[i]:
+                samples[i] = x.float().cpu()
+        report(sum(walked))
+        return tuple(map(tuple, seconds)), tuple(samples[i] for i in range(len(calls)))
 
 
-@contextmanager
-def _native_stderr_off() -> Generator[None]:
-    """Hide what native code writes to standard error: the profiler announces its start and stop there, whatever it is told."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+def _report_round(progress: Progress, before: int, total: int, what: str, done: int) -> None:
+    progress(before + done, total, what)
 
 
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Processor, cores, threads, memory and GPU, as far as they can be told."""
-    machine: dict[str, Any] = {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "device": str(device),
-    }
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        machine |= {"gpu": properties.name, "gpu_memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
-    return machine
-
-
-def versions() -> dict[str, str]:
-    """Of Python, torch, numpy and ddimkit."""
-    return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__, "ddimkit": __version__}
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+def _silent(done: int, total: int, what: str) -> None:
+    del done, total, what
