@@ -35,7 +35,7 @@ def run(sampler: PlanSampler, model: Any, bundle: ModelBundle, arguments: argpar
     found: dict[int, list[Tensor]] = {step: [] for step in checkpoints(sampler.nfe)}
     for first in tqdm(range(0, arguments.samples, arguments.batch), unit="batch", leave=False):
         size = min(arguments.batch, arguments.samples - first)
-        for state in sampler.iterate(model, (size, *bundle.sample_shape), seed=first):
+        for state in sampler.iterate(model, (size, *bundle.sample_shape), seed=range(first, first + size)):
             if state.nfe in found:
                 found[state.nfe].append(state.x.cpu())
     return {step: torch.cat(parts) for step, parts in found.items()}

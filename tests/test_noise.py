@@ -1,6 +1,7 @@
 """Keyed noise: published answers, golden values, independence of how it is asked for, and that it is normal."""
 
 import itertools
+import json
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +19,12 @@ from ddimkit import DDIMSampler, DDPMSampler, NoiseSchedule, noise
 from ddimkit._compilers import has_compiler
 from ddimkit.noise import (
     NOISE_SCHEME,
+    NORMAL_SCHEME,
     STREAM_EDIT,
     STREAM_SAMPLER,
+    STREAM_SEEDS,
     STREAM_X_T,
+    batch_seeds,
     compile_noise,
     fresh_seed,
     keyed_normal,
@@ -106,11 +110,19 @@ GOLDEN: list[tuple[int, int, int, list[float]]] = [
 ]
 
 
+GOLDEN_SEEDS = {
+    0: (5155803828513373961, 2848535647740785338, 4446144766088035887),
+    7: (6404820333342818265, 1735520930437989727, 616326983136952489),
+    2**63 - 1: (3762775511261647503, 4151141057086324306, 4992087398896848190),
+}
+
+
 @pytest.mark.promise(24)
 def test_the_schemes_name() -> None:
     # A change of any number below is a new scheme, and wants a new name.
-    assert NOISE_SCHEME == "philox4x32-10 box-muller-f32 v1"
-    assert STREAMS == (0, 1, 2)
+    assert NORMAL_SCHEME == "philox4x32-10 box-muller-f32 v1"
+    assert NOISE_SCHEME == "philox4x32-10 box-muller-f32 v1, batch seeds v2"
+    assert (*STREAMS, STREAM_SEEDS) == (0, 1, 2, 4)
 
 
 @pytest.mark.promise(24)
@@ -175,13 +187,13 @@ def test_samples_are_independent_of_the_batch(
     make: Callable[[NoiseSchedule], DDIMSampler], first: int, batch: int, cut: int, shape: list[int]
 ) -> None:
     sampler, cut = make(NoiseSchedule.linear(1000)), min(cut, batch)
-    whole = sampler.sample(elementwise, (batch, *shape), seed=first)
+    whole, seeds = sampler.sample(elementwise, (batch, *shape), seed=first), sampler.seeds(first, batch)
     for i in range(batch):
-        assert torch.equal(sampler.sample(elementwise, (1, *shape), seed=first + i)[0], whole[i])
-    parts = [sampler.sample(elementwise, (size, *shape), seed=first + start) for start, size in ((0, cut), (cut, batch - cut))]
+        assert torch.equal(sampler.sample(elementwise, (1, *shape), seed=seeds[i : i + 1])[0], whole[i])
+    parts = [sampler.sample(elementwise, (len(part), *shape), seed=part) for part in (seeds[:cut], seeds[cut:])]
     assert torch.equal(torch.cat(parts), whole)
-    backwards = [first + i for i in reversed(range(batch))]
-    assert torch.equal(sampler.sample(elementwise, (batch, *shape), seed=backwards), whole.flip(0))
+    assert torch.equal(sampler.sample(elementwise, (batch, *shape), seed=seeds[::-1]), whole.flip(0))
+    assert torch.equal(sampler.sample(elementwise, (cut, *shape), seed=first), whole[:cut])
 
 
 @pytest.mark.cuda
@@ -201,7 +213,7 @@ def test_blocks_of_rows_hold_the_same_noise() -> None:
     # Large enough that the loop makes the noise of its rows in several blocks, small enough alone for one.
     sampler = DDPMSampler(NoiseSchedule.linear(1000), 20)
     taken = [state.x for state in sampler.iterate(elementwise, (8, 2000), seed=5)]
-    alone = [state.x for state in sampler.iterate(elementwise, (1, 2000), seed=8)]
+    alone = [state.x for state in sampler.iterate(elementwise, (1, 2000), seed=sampler.seeds(5, 8)[3:4])]
     for many, one in zip(taken, alone, strict=True):
         assert torch.equal(many[3], one[0])
 
@@ -214,7 +226,7 @@ def test_the_loop_reads_the_streams_and_draws_it_says() -> None:
     def noise_fn(draw: int, like: Tensor) -> Tensor:
         asked.append(draw)
         stream = STREAM_X_T if draw < 0 else STREAM_SAMPLER
-        return normals([seed, seed + 1], [max(draw, 0)], like.shape[1:], stream)[0]
+        return normals(sampler.seeds(seed, 2), [max(draw, 0)], like.shape[1:], stream)[0]
 
     with pytest.warns(UserWarning, match="starts from pure noise at t=99"):
         keyed = sampler.sample(elementwise, (2, 9), seed=seed)
@@ -267,17 +279,58 @@ def test_distinct_keys_give_distinct_noise() -> None:
     assert len(found) == len(keys)
 
 
-@given(seed=st.integers(0, 2**63 - 101), batch=st.integers(0, 100))
-def test_an_int_counts_up(seed: int, batch: int) -> None:
-    assert sample_seeds(seed, batch) == tuple(seed + i for i in range(batch))
-    assert sample_seeds(np.int64(seed), batch) == sample_seeds(seed, batch)  # type: ignore[arg-type]
+@pytest.mark.promise(47)
+@given(seed=SEEDS, batch=st.integers(0, 40))
+def test_an_int_stands_for_a_batch(seed: int, batch: int) -> None:
+    expected = []
+    for i in range(batch):
+        low, high, _, _ = oracle.philox4x32_10((i, 0, 4, 0), (seed & 0xFFFFFFFF, seed >> 32))
+        expected.append(low + 2**32 * (high >> 1))
+    assert sample_seeds(seed, batch) == batch_seeds(seed, batch) == tuple(expected)
+    assert all(type(one) is int and 0 <= one < 2**63 for one in batch_seeds(seed, batch))
+    for same in (np.int64(seed), np.uint64(seed), torch.tensor(seed), np.array(seed)):
+        assert sample_seeds(same, batch) == tuple(expected)
 
 
+@pytest.mark.promise(47)
+def test_golden_seeds_of_a_batch() -> None:
+    # A change of any number here is a new rule, and needs a new name.
+    assert batch_seeds(0, 3) == GOLDEN_SEEDS[0]
+    assert batch_seeds(7, 3) == GOLDEN_SEEDS[7]
+    assert batch_seeds(2**63 - 1, 3) == GOLDEN_SEEDS[2**63 - 1]
+
+
+@pytest.mark.promise(47)
+def test_batches_of_different_ints_share_no_sample() -> None:
+    ints = [*range(300), *EDGE_SEEDS[2:]]
+    seeds = [seed for first in ints for seed in batch_seeds(first, 500)]
+    assert len(set(seeds)) == len(seeds) == 500 * len(ints)
+    assert not set(seeds) & set(ints)  # so seed=7 with one sample is not seed=[7]
+    sampler = DDIMSampler(NoiseSchedule.linear(1000), 2)
+    images = torch.cat([sampler.sample(elementwise, (4, 3), seed=seed) for seed in (0, 1, [0, 1, 2, 3])])
+    assert len({tuple(image.tolist()) for image in images}) == 12
+
+
+@pytest.mark.promise(47)
 @given(seeds=st.lists(SEEDS, max_size=8))
 def test_a_sequence_is_taken_as_it_is(seeds: list[int]) -> None:
-    for given_as in (seeds, tuple(seeds), [np.int64(seed) for seed in seeds]):
-        assert sample_seeds(given_as, len(seeds)) == tuple(seeds)  # type: ignore[arg-type]
-    assert all(type(seed) is int for seed in sample_seeds([np.int64(seed) for seed in seeds], len(seeds)))  # type: ignore[misc]
+    as_tensor = torch.tensor(seeds, dtype=torch.int64)
+    for given_as in (seeds, tuple(seeds), [np.int64(seed) for seed in seeds], as_tensor, as_tensor.numpy(), list(as_tensor)):
+        found = sample_seeds(given_as, len(seeds))
+        assert found == tuple(seeds)
+        assert all(type(seed) is int for seed in found)
+    record = DDIMSampler(NoiseSchedule.linear(1000), 2).record(seed=as_tensor)
+    assert json.loads(json.dumps(record))["call"]["seeds"] == seeds
+
+
+@pytest.mark.promise(47)
+def test_a_sampler_lists_its_seeds() -> None:
+    sampler = DDIMSampler(NoiseSchedule.linear(1000), 2)
+    *_, last = sampler.iterate(elementwise, (5, 3), seed=7)
+    assert sampler.seeds(7, 5) == last.seeds == tuple(sampler.record((5, 3), seed=7)["call"]["seeds"]) == batch_seeds(7, 5)
+    assert sampler.seeds(7, 3) == sampler.seeds(7, 5)[:3]
+    assert sampler.seeds([3, 1], 2) == (3, 1)
+    assert sampler.record((5, 3), seed=7)["noise"] == NOISE_SCHEME
 
 
 @pytest.mark.parametrize(
@@ -285,13 +338,16 @@ def test_a_sequence_is_taken_as_it_is(seeds: list[int]) -> None:
     [
         (-1, 1, ValueError, r"\[0, 2\^63\), got -1"),
         (2**63, 1, ValueError, rf"\[0, 2\^63\), got {2**63}"),
-        (2**63 - 1, 2, ValueError, rf"\[0, 2\^63\), got {2**63}"),
         (-1, 0, ValueError, "got -1"),
         ([0, -5], 2, ValueError, "got -5"),
         ([0, 2**63], 2, ValueError, f"got {2**63}"),
         ([0, 1], 3, ValueError, "2 seeds for a batch of 3"),
         ([], 1, ValueError, "0 seeds for a batch of 1"),
         (True, 1, ValueError, "got True"),
+        (torch.tensor([7]), 2, ValueError, "1 seeds for a batch of 2"),
+        (torch.tensor([[7]]), 1, ValueError, r"one-dimensional with one int per sample, got shape \(1, 1\)"),
+        (torch.tensor([7.0]), 1, TypeError, "got 7.0"),
+        (torch.tensor(True), 1, ValueError, "got True"),
         (1.0, 1, TypeError, "got 1.0"),
         (float("nan"), 1, TypeError, "got nan"),
         ("7", 1, TypeError, "got '7'"),
@@ -308,16 +364,16 @@ def test_invalid_seeds_raise(seed: Any, batch: int, error: type[Exception], matc
 
 
 def test_the_largest_seeds_work() -> None:
-    assert sample_seeds(2**63 - 1, 1) == (2**63 - 1,)
-    assert sample_seeds(2**63 - 3, 3) == (2**63 - 3, 2**63 - 2, 2**63 - 1)
+    assert sample_seeds([2**63 - 1], 1) == (2**63 - 1,)
     sampler = DDIMSampler(NoiseSchedule.linear(1000), 2, eta=1.0)
-    assert torch.isfinite(sampler.sample(elementwise, (3, 3), seed=2**63 - 3)).all()
+    for seed in (2**63 - 1, [2**63 - 3, 2**63 - 2, 2**63 - 1]):
+        assert torch.isfinite(sampler.sample(elementwise, (3, 3), seed=seed)).all()
 
 
 def test_fresh_seeds_are_in_range_and_differ() -> None:
     seeds = [fresh_seed() for _ in range(200)]
     assert len(set(seeds)) == 200
-    assert all(type(seed) is int and 0 <= seed < 2**62 for seed in seeds)
+    assert all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds)
     assert max(seeds) > 2**55  # all of the range is used: this fails once in 2**1400
     assert sample_seeds(max(seeds), 1000)
 

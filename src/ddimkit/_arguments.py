@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddimkit.noise import fresh_seed, sample_seeds
+from ddimkit.noise import SeedLike, fresh_seed, sample_seeds
 from ddimkit.step import Coefficients
 
 _PACKAGE = str(Path(__file__).parent)
@@ -25,7 +25,7 @@ class Arguments:
     """The arguments of a run as the caller gave them; :meth:`PlanSampler.sample` documents each."""
 
     shape: Sequence[int] | None = None
-    seed: int | Sequence[int] | None = None
+    seed: SeedLike | None = None
     x_T: Tensor | None = None
     start_at: int = 0
     generator: torch.Generator | None = None

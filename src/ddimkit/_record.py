@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ddimkit._version import __version__
-from ddimkit.noise import NOISE_SCHEME, sample_seeds
+from ddimkit.noise import NOISE_SCHEME, SeedLike, sample_seeds, seed_list
 from ddimkit.plan import Plan
 from ddimkit.prediction import DynamicThreshold
 from ddimkit.schedule import NoiseSchedule
@@ -26,13 +26,13 @@ def make_record(
     schedule: NoiseSchedule,
     nfe: int,
     shape: Sequence[int] | None,
-    seed: int | Sequence[int] | None,
+    seed: SeedLike | None,
     start_at: int,
     dtype: torch.dtype | None,
 ) -> dict[str, Any]:
     """What :meth:`PlanSampler.record` gives: the sampler's fields are the settings, ``nfe`` the model calls of this call."""
     settings = {f.name: _plain(getattr(sampler, f.name)) for f in fields(sampler) if f.name != "schedule"}
-    seeds = None if seed is None else list(sample_seeds(seed, shape[0])) if shape else _plain(seed)
+    seeds = None if seed is None else list(sample_seeds(seed, shape[0])) if shape else seed_list(seed)
     return {
         "schema": _SCHEMA,
         "sampler": f"{type(sampler).__module__}.{type(sampler).__qualname__}",

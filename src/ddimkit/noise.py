@@ -6,34 +6,53 @@ words k become four normals by Box and Muller's transform in float32, two words 
 
 .. math:: u = (k + \tfrac12) 2^{-32}, \qquad z = \sqrt{-2\ln u_0}\,(\cos 2\pi u_1, \sin 2\pi u_1).
 
-The integers are equal on every device; the floats agree to rounding. The scheme is named by :data:`NOISE_SCHEME` and pinned by
+The integers are equal on every device; the floats agree to rounding. The scheme is named by :data:`NORMAL_SCHEME` and pinned by
 golden values: it never changes under one name.
+
+One int stands for the seeds of a whole batch: sample i gets :math:`k_0 + 2^{32} \lfloor k_1 / 2 \rfloor` of the words of counter
+(i, 0, 4, 0), with the int as the key. :data:`NOISE_SCHEME` names this rule too.
 """
 
 import math
 import operator
 import secrets
 from collections.abc import Sequence
+from typing import Any, SupportsIndex
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ddimkit._compilers import COMPILER, has_compiler
 
 __all__ = [
     "NOISE_SCHEME",
+    "NORMAL_SCHEME",
     "STREAM_BOOTSTRAP",
     "STREAM_EDIT",
     "STREAM_SAMPLER",
+    "STREAM_SEEDS",
     "STREAM_X_T",
+    "SeedLike",
+    "batch_seeds",
     "compile_noise",
     "fresh_seed",
     "keyed_normal",
     "philox4x32",
 ]
 
-NOISE_SCHEME = "philox4x32-10 box-muller-f32 v1"
-"""Name and version of the scheme, as saved in records."""
+NORMAL_SCHEME = "philox4x32-10 box-muller-f32 v1"
+"""Name and version of the noise that a sample's own seed gives."""
+
+NOISE_SCHEME = f"{NORMAL_SCHEME}, batch seeds v2"
+"""Name and version of the noise and of the rule by which one int becomes the seeds of a batch, as saved in records.
+
+Version 1 of that rule, which no release had, gave sample i the seed ``seed + i``.
+"""
+
+SeedLike = SupportsIndex | Sequence[SupportsIndex] | Tensor | NDArray[np.integer[Any]]
+"""One integer for a whole batch; or a list, tuple, range or one-dimensional integer tensor or array of one seed a sample."""
 
 STREAM_X_T = 0
 """The stream of a run's first x."""
@@ -43,6 +62,8 @@ STREAM_EDIT = 2
 """The stream of editing functions."""
 STREAM_BOOTSTRAP = 3
 """The stream of bootstrap weights, which are no noise of a sample."""
+STREAM_SEEDS = 4
+"""The stream of the seeds of a batch."""
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -131,26 +152,47 @@ def keyed_normal(seeds: Tensor, draws: Tensor, sample_shape: Sequence[int], *, s
 
 
 def fresh_seed() -> int:
-    """A seed from the operating system's own source of randomness, low enough for a batch to count up from."""
-    return secrets.randbits(62)
+    """A seed from the operating system's own source of randomness."""
+    return secrets.randbits(63)
 
 
-def sample_seeds(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:
-    """One seed a sample: ``seed + i`` for an int, or the sequence itself.
+def batch_seeds(seed: int, count: int) -> tuple[int, ...]:
+    """The seeds that one int gives the first ``count`` samples of a batch; more samples leave the first ones as they are.
+
+    Batches of two different ints share a seed with probability at most ``count² / 2⁶³``.
+
+    Args:
+        seed: in [0, 2^63).
+        count: in [0, 2^32].
+    """
+    sample, zero = torch.arange(count, dtype=torch.int64, device="cpu"), torch.zeros((), dtype=torch.int64, device="cpu")
+    low, high, _, _ = philox4x32((sample, zero, zero + STREAM_SEEDS, zero), (zero + (seed & _MASK), zero + (seed >> 32)))
+    seeds: list[int] = (low + ((high >> 1) << 32)).tolist()
+    return tuple(seeds)
+
+
+def sample_seeds(seed: SeedLike, batch: int) -> tuple[int, ...]:
+    """One seed a sample: :func:`batch_seeds` of an int, or the sequence itself.
 
     Raises:
         TypeError: an entry is no integer.
-        ValueError: an entry is outside [0, 2^63), or their number is not the batch's.
+        ValueError: an entry is outside [0, 2^63), their number is not the batch's, or a tensor or array of two or more dimensions.
     """
-    if isinstance(seed, Sequence) and not isinstance(seed, str):
-        seeds = tuple(_seed(s) for s in seed)
-        if len(seeds) != batch:
-            raise ValueError(f"seed holds {len(seeds)} seeds for a batch of {batch}: give one int, or one a sample")
-        return seeds
-    first = _seed(seed)
-    if batch:
-        _seed(first + batch - 1)
-    return tuple(range(first, first + batch))
+    given = seed_list(seed)
+    if isinstance(given, int):
+        return batch_seeds(given, batch)
+    if len(given) != batch:
+        raise ValueError(f"seed holds {len(given)} seeds for a batch of {batch}: give one int, or one a sample")
+    return tuple(given)
+
+
+def seed_list(seed: SeedLike) -> int | list[int]:
+    """The seed as one int, or as a list where it was given as one seed a sample."""
+    if isinstance(seed, Tensor | np.ndarray):
+        if seed.ndim > 1:
+            raise ValueError(f"seed must be one int, or one-dimensional with one int per sample, got shape {tuple(seed.shape)}")
+        return [_seed(s) for s in seed.tolist()] if seed.ndim else _seed(seed.item())
+    return [_seed(s) for s in seed] if isinstance(seed, Sequence) and not isinstance(seed, str) else _seed(seed)
 
 
 def _seed(value: object) -> int:

@@ -12,6 +12,7 @@ from ddimkit._arguments import Arguments, Batch, check_arguments
 from ddimkit._record import make_record
 from ddimkit.loop import Model, NoiseFn, SamplerState, begin, check_state, draw, finish, prepare, states, step_bar
 from ddimkit.loop import resume as resumed
+from ddimkit.noise import SeedLike, sample_seeds
 from ddimkit.plan import Plan
 from ddimkit.prediction import Clip, Prediction, check_clip, check_prediction
 from ddimkit.schedule import NoiseSchedule
@@ -168,7 +169,7 @@ class PlanSampler:
         model: Model,
         shape: Sequence[int] | None = None,
         *,
-        seed: int | Sequence[int] | None = None,
+        seed: SeedLike | None = None,
         x_T: Tensor | None = None,
         start_at: int = 0,
         generator: torch.Generator | None = None,
@@ -191,8 +192,9 @@ class PlanSampler:
         Args:
             model: ``model(x, t)``, x (B, \*) and t int64 (B,), giving a tensor of x's shape (learned range: twice the channels).
             shape: (B, \*); may be left out where ``x_T`` is given.
-            seed: keys all noise: an int gives sample i the seed ``seed + i``, a sequence one to each; None takes one from the
-                operating system. ``seed``, ``generator`` and ``noise_fn`` exclude one another.
+            seed: keys all noise: one int for the whole batch, whose samples get the seeds that :meth:`seeds` lists, or a sequence
+                of one seed a sample; None takes one from the operating system. ``seed``, ``generator`` and ``noise_fn`` exclude
+                one another.
             x_T: (B, \*) where to begin; standard normal noise by default.
             start_at: row number to begin at; x_T is then the image at ``timesteps[start_at]``, and required.
             generator: draws the noise instead, x_T first, then a tensor for each noisy row.
@@ -226,7 +228,7 @@ class PlanSampler:
         model: Model,
         shape: Sequence[int] | None = None,
         *,
-        seed: int | Sequence[int] | None = None,
+        seed: SeedLike | None = None,
         x_T: Tensor | None = None,
         start_at: int = 0,
         generator: torch.Generator | None = None,
@@ -311,11 +313,26 @@ class PlanSampler:
             output = output.chunk(2, dim=1)[0]
         return predict(coefficients.row(index, x_t), x_t, output, self.clip).to(x_t.dtype)
 
+    def seeds(self, seed: SeedLike, count: int) -> tuple[int, ...]:
+        """The seeds of the samples of a batch: what ``seed`` gives each.
+
+        Sample i of ``seed=7`` has the same seed for every batch size; ``sample(..., seed=sampler.seeds(7, 16)[3:5])`` draws two of
+        its samples alone.
+
+        Args:
+            seed: as for :meth:`sample`; of a sequence the seeds are its own entries.
+            count: B, how many samples.
+
+        Raises:
+            TypeError, ValueError: a seed that is no int in [0, 2^63), or a sequence of another length.
+        """
+        return sample_seeds(seed, count)
+
     def record(
         self,
         shape: Sequence[int] | None = None,
         *,
-        seed: int | Sequence[int] | None = None,
+        seed: SeedLike | None = None,
         start_at: int = 0,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def sample(
     spacing: SpacingOption = None,
     eta: EtaOption = None,
     num: Annotated[int, typer.Option("--num", min=1, help="How many samples.")] = 16,
-    seed: Annotated[int, typer.Option("--seed", help="Sample i gets seed + i.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the whole batch; --json lists each sample's own.")] = 0,
     grid: Annotated[Path | None, typer.Option("--grid", help="Write the samples as one PNG picture.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the samples as a NumPy .npy array (N, C, H, W) in [−1, 1].")
@@ -80,7 +80,7 @@ def sample(
     if as_json:
         print(json.dumps({"written": written, "record": made.record(shape, seed=seed)}))
     else:
-        print(f"{num} samples, {made.nfe} model calls, seeds {seed}..{seed + num - 1}: {', '.join(written)}")
+        print(f"{num} samples, {made.nfe} model calls, seed {seed}: {', '.join(written)}")
 
 
 def _check_targets(grid: Path | None, out: Path | None) -> None:

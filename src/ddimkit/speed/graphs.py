@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ddimkit._arguments import Arguments, Batch, check_arguments
 from ddimkit.loop import Model, NoiseFn, SamplerState, begin, check_finite, draw, finish, prepare
+from ddimkit.noise import SeedLike
 from ddimkit.sampling import PlanSampler
 from ddimkit.speed.tensors import Recordings, Structure
 from ddimkit.step import Coefficients
@@ -63,7 +64,7 @@ class Captured:
         self,
         shape: Sequence[int] | None = None,
         *,
-        seed: int | Sequence[int] | None = None,
+        seed: SeedLike | None = None,
         x_T: Tensor | None = None,
         start_at: int = 0,
         generator: torch.Generator | None = None,

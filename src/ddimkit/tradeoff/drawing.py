@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddimkit.errors import DDIMKitError
 from ddimkit.models.bundle import ModelBundle
+from ddimkit.noise import NORMAL_SCHEME
 from ddimkit.quality.evaluator import Evaluator
 from ddimkit.quality.features import to_bytes
 from ddimkit.sampling import PlanSampler
@@ -122,7 +124,7 @@ def _identity(sampler: PlanSampler, bundle: ModelBundle, evaluator: Evaluator, f
     """What decides every image and feature; a schedule by its constructor, since its last bits depend on the processor."""
     schedule, extractor = sampler.schedule, evaluator.extractor
     named = dict(schedule.spec) if schedule.spec is not None else schedule.sha256
-    parts = [sampler_to_dict(sampler), shared_settings(sampler), named, sampler.record()["noise"], first]
+    parts: list[Any] = [sampler_to_dict(sampler), shared_settings(sampler), named, NORMAL_SCHEME, first]
     parts += [bundle.weights_sha256(), model_code(bundle), bundle.sample_shape, extractor.sha256, extractor.rounding]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
