@@ -188,8 +188,8 @@ def test_the_documentations_table_is_measured(monkeypatch: pytest.MonkeyPatch) -
     [
         (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, order=4), ValueError, "order must be 1, 2 or 3, got 4"),
         (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, order=True), TypeError, "got True"),
-        (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, order=2.0), TypeError, "order must be an int, got 2.0"),
-        (lambda: UniPCSampler(NoiseSchedule.linear(), 5, order="2"), TypeError, "order must be an int"),
+        (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, order=2.0), TypeError, "order must be an integer, got 2.0"),
+        (lambda: UniPCSampler(NoiseSchedule.linear(), 5, order="2"), TypeError, "order must be an integer"),
         (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, eta="a"), TypeError, "eta must be a number"),
         (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, eta=None), TypeError, "eta must be a number"),
         (lambda: DPMSolverPPSampler(NoiseSchedule.linear(), 5, eta=True), TypeError, "eta must be a number"),

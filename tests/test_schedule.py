@@ -237,8 +237,8 @@ def test_invalid_arrays_raise_naming_the_entry(signal: Any, noise: Any, match: s
     [
         (lambda: NoiseSchedule.linear(0), ValueError, "at least 1, got 0"),
         (lambda: NoiseSchedule.linear(-3), ValueError, "at least 1, got -3"),
-        (lambda: NoiseSchedule.linear(10.0), TypeError, "num_timesteps must be an int, got 10.0"),  # type: ignore[arg-type]
-        (lambda: NoiseSchedule.linear(True), TypeError, "num_timesteps must be an int, got True"),
+        (lambda: NoiseSchedule.linear(10.0), TypeError, "num_timesteps must be an integer, got 10.0"),  # type: ignore[arg-type]
+        (lambda: NoiseSchedule.linear(True), TypeError, "num_timesteps must be an integer, got True"),
         (lambda: NoiseSchedule.linear(10, beta_end=2.0), ValueError, r"betas must lie in \(0, 1\).* beta_end=2.0"),
         (lambda: NoiseSchedule.linear(10, beta_end=1.0), ValueError, r"betas must lie in \(0, 1\).* beta_end=1.0"),
         (lambda: NoiseSchedule.linear(10, beta_start=0.0), ValueError, r"betas must lie in \(0, 1\), got beta_start=0.0"),

@@ -1,7 +1,6 @@
 """The arguments of a run, checked before anything is drawn."""
 
 import inspect
-import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddimkit._numbers import integer, sizes
 from ddimkit.noise import SeedLike, fresh_seed, sample_seeds
 from ddimkit.step import Coefficients
 
@@ -33,6 +33,9 @@ class Arguments:
     device: torch.device | str | None = None
     dtype: torch.dtype | None = None
     model_kwargs: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start_at", integer(self.start_at, "start_at"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,12 +123,9 @@ def _seeds(arguments: Arguments, batch: int) -> tuple[int, ...] | None:
 
 
 def _check_batch_size(value: object) -> int:
-    try:
-        size = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"batch_size must be an int, got {value!r}") from None
-    if isinstance(value, bool) or size < 1:
-        raise ValueError(f"batch_size must be an int of at least 1, got {value!r}")
+    size = integer(value, "batch_size")
+    if size < 1:
+        raise ValueError(f"batch_size must be an int of at least 1, got {size}")
     return size
 
 
@@ -184,23 +184,19 @@ def _check_shape(shape: Sequence[int] | None, x_T: Tensor | None, coefficients: 
         if x_T is None:
             raise ValueError("give the shape of the batch, as in (16, 1, 28, 28), or x_T")
         shape = tuple(x_T.shape)
-    _check_sizes(shape)
-    if x_T is not None and tuple(shape) != tuple(x_T.shape):
-        raise ValueError(f"shape {tuple(shape)} and x_T's shape {tuple(x_T.shape)} differ: give one of them")
-    if coefficients.learned and len(shape) < 2:
-        raise ValueError(f"variance='learned_range' needs channels, (B, C, ...), got shape {tuple(shape)}")
-    return tuple(shape)
+    asked = _check_sizes(shape)
+    if x_T is not None and asked != tuple(x_T.shape):
+        raise ValueError(f"shape {asked} and x_T's shape {tuple(x_T.shape)} differ: give one of them")
+    if coefficients.learned and len(asked) < 2:
+        raise ValueError(f"variance='learned_range' needs channels, (B, C, ...), got shape {asked}")
+    return asked
 
 
-def _check_sizes(shape: object) -> None:
-    if (
-        isinstance(shape, str | Tensor)
-        or not isinstance(shape, Sequence)
-        or not all(isinstance(n, int) and not isinstance(n, bool) for n in shape)
-    ):
-        raise TypeError(f"shape must be a sequence of ints (B, ...), got {shape!r}")
-    if not shape or min(shape) < 0:
-        raise ValueError(f"shape must be (B, ...) of sizes at least 0, got {tuple(shape)}")
+def _check_sizes(shape: object) -> tuple[int, ...]:
+    found = sizes(shape, "shape", "(B, ...)")
+    if not found or min(found) < 0:
+        raise ValueError(f"shape must be (B, ...) of sizes at least 0, got {found}")
+    return found
 
 
 def check_history(coefficients: Coefficients, done: int, held: int, start_at: int) -> None:

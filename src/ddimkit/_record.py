@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ddimkit._numbers import integer, sizes
 from ddimkit._version import __version__
 from ddimkit.noise import NOISE_SCHEME, SeedLike, sample_seeds, seed_list
 from ddimkit.plan import Plan
@@ -32,7 +33,7 @@ def make_record(
 ) -> dict[str, Any]:
     """What :meth:`PlanSampler.record` gives: the sampler's fields are the settings, ``nfe`` the model calls of this call."""
     settings = {f.name: _plain(getattr(sampler, f.name)) for f in fields(sampler) if f.name != "schedule"}
-    seeds = None if seed is None else list(sample_seeds(seed, shape[0])) if shape else seed_list(seed)
+    seeds = None if seed is None else list(sample_seeds(seed, integer(shape[0], "shape"))) if shape else seed_list(seed)
     return {
         "schema": _SCHEMA,
         "sampler": f"{type(sampler).__module__}.{type(sampler).__qualname__}",
@@ -41,9 +42,9 @@ def make_record(
         "nfe": nfe,
         "noise": NOISE_SCHEME,
         "call": {
-            "shape": None if shape is None else list(shape),
+            "shape": None if shape is None else list(sizes(shape, "shape", "(B, ...)")),
             "seeds": seeds,
-            "start_at": start_at,
+            "start_at": integer(start_at, "start_at"),
             "dtype": str(dtype or torch.float32).removeprefix("torch."),
         },
         "versions": {"ddimkit": __version__, "torch": str(torch.__version__), "numpy": np.__version__},

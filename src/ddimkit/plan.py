@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ddimkit._numbers import AGREEMENT, frozen_array, unlike
+from ddimkit._numbers import AGREEMENT, frozen_array, integer, unlike
 from ddimkit.schedule import FloatArray, NoiseSchedule
 from ddimkit.timesteps import pairs
 
@@ -53,10 +53,8 @@ class Plan:
     noise: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        t, t_next = tuple(self.t), tuple(self.t_next)
-        for value in (*t, *(u for u in t_next if u is not None)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"a plan's timesteps must be ints, got {value!r}")
+        t = tuple(integer(u, "a plan's timestep") for u in self.t)
+        t_next = tuple(None if u is None else integer(u, "a plan's timestep") for u in self.t_next)
         size = len(t)
         given = [name for name in ("a", "b", "c", *_OPTIONAL) if getattr(self, name) is not None]
         if ("signal" in given) != ("noise" in given):

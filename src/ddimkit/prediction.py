@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddimkit._numbers import is_number
 from ddimkit.schedule import FloatArray, NoiseSchedule
 
 __all__ = ["Clip", "DynamicThreshold", "Prediction"]
@@ -72,11 +73,7 @@ def check_clip(clip: object) -> Clip:
     """The clip setting in its canonical form, or a TypeError or ValueError naming what is wrong with it."""
     if clip is None or isinstance(clip, DynamicThreshold):
         return clip
-    if (
-        not isinstance(clip, tuple | list)
-        or len(clip) != 2
-        or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in clip)
-    ):
+    if not isinstance(clip, tuple | list) or len(clip) != 2 or not all(is_number(v) for v in clip):
         raise TypeError(f"clip must be None, a pair (low, high) or a DynamicThreshold, got {clip!r}")
     low, high = (float(v) for v in clip)
     if not low < high:

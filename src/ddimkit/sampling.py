@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ddimkit._arguments import Arguments, Batch, check_arguments
+from ddimkit._numbers import integer
 from ddimkit._record import make_record
 from ddimkit.loop import Model, NoiseFn, SamplerState, begin, check_state, draw, finish, prepare, states, step_bar
 from ddimkit.loop import resume as resumed
@@ -96,6 +97,8 @@ class PlanSampler:
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, NoiseSchedule):
             raise TypeError(f"schedule must be a NoiseSchedule, got {type(self.schedule).__name__}")
+        if self.steps is not None:
+            object.__setattr__(self, "steps", integer(self.steps, "steps"))
         object.__setattr__(self, "timesteps", chosen(self.schedule, self.steps, self.timesteps, self.spacing))
         object.__setattr__(self, "clip", check_clip(self.clip))
         check_prediction(self.prediction, self.schedule, self.timesteps)
@@ -154,9 +157,10 @@ class PlanSampler:
 
     def coefficients_from(self, start_at: int) -> Coefficients:
         """The rows from ``start_at`` on, planned anew: a multistep sampler warms up again."""
+        start_at = integer(start_at, "start_at")
         if start_at == 0:
             return self.coefficients
-        if not isinstance(start_at, int) or not 0 <= start_at < len(self.timesteps):
+        if not 0 <= start_at < len(self.timesteps):
             raise ValueError(f"start_at must be a row number in 0..{len(self.timesteps) - 1}, got {start_at!r}")
         if self.nfe != len(self.timesteps):
             raise ValueError(
@@ -326,7 +330,7 @@ class PlanSampler:
         Raises:
             TypeError, ValueError: a seed that is no int in [0, 2^63), or a sequence of another length.
         """
-        return sample_seeds(seed, count)
+        return sample_seeds(seed, integer(count, "count"))
 
     def record(
         self,
@@ -375,7 +379,8 @@ class BarePlanSampler(PlanSampler):
 
     def coefficients_from(self, start_at: int) -> Coefficients:
         """The table's own rows from ``start_at`` on."""
-        if not isinstance(start_at, int) or not 0 <= start_at < len(self.table):
+        start_at = integer(start_at, "start_at")
+        if not 0 <= start_at < len(self.table):
             raise ValueError(f"start_at must be a row number in 0..{len(self.table) - 1}, got {start_at!r}")
         return Coefficients(self.table[start_at:], self.schedule, self.prediction, self.clip)
 

@@ -29,7 +29,7 @@ from ddimkit._betas import (
     sigmoid_betas,
     without_last_signal,
 )
-from ddimkit._numbers import check_count, check_every, frozen_array, number, read_only, unlike
+from ddimkit._numbers import check_count, check_every, frozen_array, integer, number, read_only, unlike
 
 __all__ = ["FloatArray", "NoiseSchedule", "ScheduleSpec"]
 
@@ -93,7 +93,7 @@ class NoiseSchedule:
             TypeError: an argument is no number, or T no int.
             ValueError: T < 1, or a beta outside (0, 1).
         """
-        check_count(num_timesteps)
+        num_timesteps = check_count(num_timesteps)
         beta_start, beta_end = _check_betas(beta_start, beta_end)
         spec: ScheduleSpec = {"name": "linear", "num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
         return cls._from_betas(np.linspace(beta_start, beta_end, num_timesteps), spec)
@@ -111,7 +111,7 @@ class NoiseSchedule:
             TypeError: an argument is no number, or T no int.
             ValueError: T < 1, or a beta outside (0, 1).
         """
-        check_count(num_timesteps)
+        num_timesteps = check_count(num_timesteps)
         beta_start, beta_end = _check_betas(beta_start, beta_end)
         name = "scaled_linear"
         spec: ScheduleSpec = {"name": name, "num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
@@ -132,7 +132,7 @@ class NoiseSchedule:
             TypeError: an argument is no number, or T no int.
             ValueError: T < 1, s < 0, or ``max_beta`` outside (0, 1).
         """
-        check_count(num_timesteps)
+        num_timesteps = check_count(num_timesteps)
         s, max_beta = number(s, "s"), _check_max_beta(max_beta)
         if not 0 <= s < math.inf:
             raise ValueError(f"s must be finite and at least 0, got {s}")
@@ -159,7 +159,7 @@ class NoiseSchedule:
             ValueError: T < 1, ``start >= end``, ``tau <= 0``, ``max_beta`` outside (0, 1), or a range of the sigmoid so wide that a
                 beta is no longer a number above 0.
         """
-        check_count(num_timesteps)
+        num_timesteps = check_count(num_timesteps)
         start, end, tau, max_beta = number(start, "start"), number(end, "end"), number(tau, "tau"), _check_max_beta(max_beta)
         if not (-math.inf < start < end < math.inf and 0 < tau < math.inf):
             raise ValueError(f"sigmoid needs start < end and tau > 0, all finite, got {start}, {end} and {tau}")
@@ -179,7 +179,7 @@ class NoiseSchedule:
             TypeError: T is no int.
             ValueError: T < 1.
         """
-        check_count(num_timesteps)
+        num_timesteps = check_count(num_timesteps)
         k = np.arange(1, num_timesteps + 1)
         spec: ScheduleSpec = {"name": "rectified_flow", "num_timesteps": num_timesteps}
         return cls((num_timesteps - k) / num_timesteps, k / num_timesteps, spec=spec)
@@ -386,8 +386,7 @@ def _look_up(array: FloatArray, t: int | Tensor, x: Tensor, dtype: torch.dtype) 
             raise ValueError(f"t must lie in [0, {array.size - 1}], got {int(t.min())} to {int(t.max())}")
         picked = torch.from_numpy(array.astype(np.float64)).to(dtype).to(x.device)[t.to(x.device)]
         return picked.reshape(picked.shape + (1,) * (x.ndim - 1)) if t.ndim else picked
-    if isinstance(t, bool) or not isinstance(t, int):
-        raise TypeError(f"t must be an int or an int64 tensor, got {t!r}")
+    t = integer(t, "t")
     if not 0 <= t < array.size:
         raise ValueError(f"t must lie in [0, {array.size - 1}], got {t}")
     return float(array[t])

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddimkit._numbers import integer
 from ddimkit.plan import Plan
 from ddimkit.prediction import Clip, Prediction, clip_x0, x0_coefficients
 from ddimkit.schedule import FloatArray, NoiseSchedule
@@ -123,8 +124,7 @@ class Coefficients:
                     f"index must be an int, or int64 of shape () or ({x.shape[0]},), got {index.dtype} {tuple(index.shape)}"
                 )
             return self.gather(index, x)
-        if isinstance(index, bool) or not isinstance(index, int):
-            raise TypeError(f"index must be an int or an int64 tensor, got {index!r}")
+        index = integer(index, "index")
         if not 0 <= index < len(self.rows):
             raise ValueError(f"index must be a row number in 0..{len(self.rows) - 1}, got {index}")
         return device_row(self.table_on(x)[index]) if x.is_cuda else self.rows[index]
@@ -236,7 +236,7 @@ def needed_noise(
         TypeError: noise or history is no floating point tensor.
         ValueError: the row needs noise or history that is missing, or it has another shape than x.
     """
-    reach = coefficients.needs if isinstance(index, Tensor) else coefficients.reach[index]
+    reach = coefficients.needs if isinstance(index, Tensor) else coefficients.reach[integer(index, "index")]
     if len(history) < reach:
         raise ValueError(f"this row reads {reach} earlier x0 predictions, got {len(history)} in history")
     noisy = coefficients.noisy if isinstance(index, Tensor) else bool(row.c)

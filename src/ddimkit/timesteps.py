@@ -15,7 +15,6 @@ linspace, quadratic and log_snr are made integers by one rule: ascending, ``m_i 
 ``min(m_i, T − S + i)``.
 """
 
-import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, cast, get_args
 
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddimkit._numbers import integer
 from ddimkit.schedule import NoiseSchedule
 
 __all__ = ["Spacing", "TimestepsLike", "pairs"]
@@ -67,7 +67,7 @@ def spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing) -> SpacedTimes
         TypeError: ``steps`` is no int.
         ValueError: ``steps`` outside 1..T, or an unknown spacing.
     """
-    total, count = schedule.num_timesteps, _integer(steps, "steps")
+    total, count = schedule.num_timesteps, integer(steps, "steps")
     if not 1 <= count <= total:
         raise ValueError(f"steps must lie in 1..{total} (the schedule's num_timesteps), got {count}")
     match spacing:
@@ -130,7 +130,7 @@ def explicit(timesteps: TimestepsLike, num_timesteps: int) -> tuple[int, ...]:
         timesteps = timesteps.tolist()
     if isinstance(timesteps, str) or not isinstance(timesteps, Sequence):
         raise TypeError(f"timesteps must be a list, tuple, range or 1-D integer tensor, got {timesteps!r}")
-    values = tuple(_integer(t, f"timesteps[{i}]") for i, t in enumerate(timesteps))
+    values = tuple(integer(t, f"timesteps[{i}]") for i, t in enumerate(timesteps))
     if not values:
         raise ValueError("timesteps must hold at least one timestep, got none")
     for i, t in enumerate(values):
@@ -148,12 +148,3 @@ def pairs(timesteps: Sequence[int]) -> tuple[tuple[int, int | None], ...]:
     ((999, 499), (499, 24), (24, None))
     """
     return tuple(zip(timesteps, [*timesteps[1:], None], strict=True))
-
-
-def _integer(value: object, name: str) -> int:
-    if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    try:
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None

@@ -8,7 +8,7 @@ from ddimkit.models.unet import UNet
 __all__ = ["load_unet", "rename_unet_weights", "unet_config"]
 
 
-def load_unet(folder: Path) -> UNet:
+def load_unet(folder: str | Path) -> UNet:
     """The UNet of a folder of diffusers: :meth:`UNet.from_diffusers <ddimkit.models.unet.UNet.from_diffusers>`.
 
     Args:

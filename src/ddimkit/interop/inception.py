@@ -28,7 +28,7 @@ _MODULE = "torch_fidelity.feature_extractor_inceptionv3"
 
 
 def inception_extractor(
-    weights: Path, *, layer: Layer = "2048", sha256: str | None = None, device: torch.device | str = "cpu"
+    weights: str | Path, *, layer: Layer = "2048", sha256: str | None = None, device: torch.device | str = "cpu"
 ) -> Extractor:
     r"""Inception's features of RGB images, for :class:`~ddimkit.quality.reference.Reference` and ``Evaluator``.
 

@@ -5,7 +5,7 @@ in the metadata. Nothing is ever unpickled.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import torch
 
 from ddimkit._arguments import module_of
+from ddimkit._numbers import sizes
 from ddimkit.errors import WeightsError
 from ddimkit.loop import Model
 from ddimkit.models.unet import UNet, channels_last
@@ -67,9 +68,9 @@ class ModelBundle:
             raise TypeError(f"model must be callable as model(x, t), got {type(self.model).__name__}")
         if not isinstance(self.schedule, NoiseSchedule):
             raise TypeError(f"schedule must be a NoiseSchedule, got {type(self.schedule).__name__}")
-        if not isinstance(self.sample_shape, Sequence) or not all(isinstance(n, int) and n > 0 for n in self.sample_shape):
-            raise ValueError(f"sample_shape must be ints above 0, as in (1, 28, 28), got {self.sample_shape!r}")
-        shape = tuple(self.sample_shape)
+        shape = sizes(self.sample_shape, "sample_shape", "above 0, as in (1, 28, 28)")
+        if any(n < 1 for n in shape):
+            raise ValueError(f"sample_shape must be integers above 0, as in (1, 28, 28), got {self.sample_shape!r}")
         object.__setattr__(self, "sample_shape", shape)
         object.__setattr__(self, "clip", check_clip(self.clip))
         check_prediction(self.prediction, self.schedule, [0] if self.schedule.num_timesteps > 1 else [])
@@ -104,7 +105,7 @@ class ModelBundle:
         return digest.hexdigest()
 
 
-def save_bundle(bundle: ModelBundle, path: Path) -> str:
+def save_bundle(bundle: ModelBundle, path: str | Path) -> str:
     """Write a bundle whose model is a :class:`UNet`, in float16; returns the file's SHA-256.
 
     Raises:
@@ -126,7 +127,7 @@ def save_bundle(bundle: ModelBundle, path: Path) -> str:
     return write_tensors(path, weights, kind=_KIND, schema=_SCHEMA, settings=settings)
 
 
-def load_bundle(path: Path, *, sha256: str | None = None) -> ModelBundle:
+def load_bundle(path: str | Path, *, sha256: str | None = None) -> ModelBundle:
     """Read what :func:`save_bundle` wrote: a UNet in eval mode, float32, on the CPU.
 
     Args:
@@ -150,7 +151,7 @@ def load_bundle(path: Path, *, sha256: str | None = None) -> ModelBundle:
         raise WeightsError(f"{path} does not describe a model that this version can build: {error}") from error
 
 
-def load_pretrained(name: str, *, folder: Path | None = None) -> ModelBundle:
+def load_pretrained(name: str, *, folder: str | Path | None = None) -> ModelBundle:
     """A model of ours; its hash is checked. MNIST's is part of the package, CIFAR-10's lies beside it.
 
     Args:

@@ -26,7 +26,7 @@ _CIFAR10_FILES: dict[Split, tuple[str, ...]] = {
 }
 
 
-def read_idx(path: Path) -> Bytes:
+def read_idx(path: str | Path) -> Bytes:
     """The array in an IDX file of unsigned bytes, gzipped or not (LeCun's format of MNIST).
 
     Args:
@@ -36,7 +36,7 @@ def read_idx(path: Path) -> Bytes:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, is no IDX file of unsigned bytes, or is longer or shorter than its header says.
     """
-    raw = _unpack(path)
+    raw = _unpack(Path(path))
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08" or len(raw) < 4 + 4 * raw[3]:
         raise ValueError(f"{path}: not an IDX file of unsigned bytes (its first bytes are {raw[:4].hex()}, not 000008xx)")
     shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", count=raw[3], offset=4))
@@ -48,7 +48,7 @@ def read_idx(path: Path) -> Bytes:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
 
 
-def read_cifar10(path: Path) -> tuple[Bytes, Bytes]:
+def read_cifar10(path: str | Path) -> tuple[Bytes, Bytes]:
     """Images (N, 3, 32, 32) and labels (N,) in a file of CIFAR-10's binary version, packed with xz or not.
 
     Args:
@@ -58,7 +58,7 @@ def read_cifar10(path: Path) -> tuple[Bytes, Bytes]:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, is no whole number of records, or has a label above 9.
     """
-    raw = _unpack(path)
+    raw = _unpack(Path(path))
     if not raw or len(raw) % _CIFAR10_RECORD:
         raise ValueError(
             f"{path}: {len(raw)} bytes are no whole number of {_CIFAR10_RECORD}-byte records: the file is truncated or wrong"
@@ -69,7 +69,7 @@ def read_cifar10(path: Path) -> tuple[Bytes, Bytes]:
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
 
 
-def load_images(dataset: DatasetName, folder: Path, split: Split = "train") -> tuple[Bytes, Bytes]:
+def load_images(dataset: DatasetName, folder: str | Path, split: Split = "train") -> tuple[Bytes, Bytes]:
     """All images (N, C, H, W) and labels (N,) of a split, unsigned bytes.
 
     Args:
@@ -81,6 +81,7 @@ def load_images(dataset: DatasetName, folder: Path, split: Split = "train") -> t
         FileNotFoundError: a file is missing, naming it.
         ValueError: a file is damaged, or holds something else.
     """
+    folder = Path(folder)
     if dataset == "mnist":
         images, labels = (
             read_idx(_find(folder, dataset, _MNIST_FILES[split].format(*kind))) for kind in (("images", 3), ("labels", 1))

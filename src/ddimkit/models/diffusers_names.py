@@ -111,7 +111,7 @@ def unet_config(saved: Mapping[str, Any]) -> UNetConfig:
     )
 
 
-def read_unet(folder: Path) -> tuple[UNetConfig, dict[str, Tensor]]:
+def read_unet(folder: str | Path) -> tuple[UNetConfig, dict[str, Tensor]]:
     """The configuration and the renamed weights of a folder that ``UNet2DModel.save_pretrained`` wrote.
 
     Args:

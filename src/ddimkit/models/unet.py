@@ -171,7 +171,7 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(base, config.out_channels * config.patch**2, 3, padding=1)
 
     @classmethod
-    def from_diffusers(cls, folder: Path) -> "UNet":
+    def from_diffusers(cls, folder: str | Path) -> "UNet":
         """What diffusers' ``UNet2DModel.save_pretrained(folder)`` wrote, in eval mode; diffusers itself is not needed.
 
         Args:

@@ -96,16 +96,17 @@ class Evaluator:
         """Every metric of images whose features (N, d) this evaluator's extractor made."""
         return evaluate(features, seeds, self.reference, self.extractor, self.training)
 
-    def save_scale(self, path: Path) -> str:
+    def save_scale(self, path: str | Path) -> str:
         """Write the metrics of other real images and of noise as JSON; returns the file's SHA-256."""
         ends = {"real_vs_real": self.real_vs_real.to_dict(), "noise": self.noise.to_dict()}
         pixels = None if self.pixels is None else _rounded(self.pixels.to_dict())
+        path = Path(path)
         path.write_text(json.dumps({"schema_version": _SCHEMA, **ends, "pixels": pixels}) + "\n")
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def load_evaluator(
-    name: str, split: Split = "test", *, folder: Path | None = None, device: torch.device | str = "cpu"
+    name: str, split: Split = "test", *, folder: str | Path | None = None, device: torch.device | str = "cpu"
 ) -> Evaluator:
     """An evaluator of ours; its hashes are checked. MNIST's is part of the package, CIFAR-10's lies beside it.
 
@@ -133,7 +134,7 @@ def load_evaluator(
 
 def read_evaluator(
     name: str,
-    folder: Path,
+    folder: str | Path,
     split: Split = "test",
     hashes: Mapping[str, str] | None = None,
     *,
@@ -152,7 +153,7 @@ def read_evaluator(
         ValueError: an unknown split.
         WeightsError: a file is missing, damaged, or has another hash.
     """
-    network, reference, scale = (_checked(folder / file, (hashes or {}).get(file)) for file in _files(name, split))
+    network, reference, scale = (_checked(Path(folder) / file, (hashes or {}).get(file)) for file in _files(name, split))
     extractor, real = load_network(network, name=f"{name} features", device=device), Reference.load(reference)
     try:
         saved = json.loads(read_content(scale))

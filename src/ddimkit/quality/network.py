@@ -92,13 +92,13 @@ class FeatureNetwork(nn.Module):
         return features
 
 
-def save_network(network: FeatureNetwork, figures: dict[str, Any], path: Path) -> str:
+def save_network(network: FeatureNetwork, figures: dict[str, Any], path: str | Path) -> str:
     """Write a network in float16, with its configuration and training figures in the metadata; returns the file's SHA-256."""
     weights = {name: value.to(torch.float16) for name, value in network.state_dict().items() if value.is_floating_point()}
     return write_tensors(path, weights, kind=_KIND, schema=_SCHEMA, settings={"config": asdict(network.config), "figures": figures})
 
 
-def load_network(path: Path, *, name: str, sha256: str | None = None, device: torch.device | str = "cpu") -> Extractor:
+def load_network(path: str | Path, *, name: str, sha256: str | None = None, device: torch.device | str = "cpu") -> Extractor:
     """Read what :func:`save_network` wrote, as an extractor named by the file's hash.
 
     Args:

@@ -104,7 +104,7 @@ class Reference:
         """The kept images and their mean kernels, for the real images' part in the uncertainty of kernel distances."""
         return RealKernel(self.features, self.kernel.mean_kernel(self.features), self.label.images)
 
-    def save(self, path: Path) -> str:
+    def save(self, path: str | Path) -> str:
         """Write as safetensors, rounded: the kernel's sums to float32, the features to float16 where that is enough.
 
         Returns:
@@ -122,7 +122,7 @@ class Reference:
         return write_tensors(path, tensors, kind=_KIND, schema=_SCHEMA, settings={"label": asdict(self.label)})
 
     @classmethod
-    def load(cls, path: Path, *, sha256: str | None = None) -> "Reference":
+    def load(cls, path: str | Path, *, sha256: str | None = None) -> "Reference":
         """Read what :meth:`save` wrote.
 
         Raises:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ddimkit._numbers import integer
 from ddimkit.schedule import FloatArray
 
 __all__ = ["check_order", "past_nodes", "weights"]
@@ -17,12 +18,12 @@ __all__ = ["check_order", "past_nodes", "weights"]
 _TERMS = 20
 
 
-def check_order(order: object) -> None:
-    """Raise unless this is 1, 2 or 3."""
-    if type(order) is not int:
-        raise TypeError(f"order must be an int, got {order!r}")
-    if order not in (1, 2, 3):
-        raise ValueError(f"order must be 1, 2 or 3, got {order}")
+def check_order(order: object) -> int:
+    """The order as an int, 1, 2 or 3; or a TypeError or ValueError."""
+    found = integer(order, "order")
+    if found not in (1, 2, 3):
+        raise ValueError(f"order must be 1, 2 or 3, got {found}")
+    return found
 
 
 def weights(nodes: Sequence[float], h: float) -> FloatArray:

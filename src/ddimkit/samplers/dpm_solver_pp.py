@@ -61,7 +61,7 @@ class DPMSolverPPSampler(PlanSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_order(self.order)
+        object.__setattr__(self, "order", check_order(self.order))
         if number(self.eta, "eta") not in (0, 1):
             raise ValueError(f"eta must be 0 (the ODE) or 1 (the SDE), got {self.eta!r}: for values between use DDIMSampler")
         object.__setattr__(self, "eta", float(self.eta))

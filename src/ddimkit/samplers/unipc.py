@@ -61,7 +61,7 @@ class UniPCSampler(PlanSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_order(self.order)
+        object.__setattr__(self, "order", check_order(self.order))
         if self.variant not in get_args(Variant):
             raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}, got {self.variant!r}")
         self._make_plan(UniPCSampler)

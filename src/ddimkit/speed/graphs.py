@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ddimkit._arguments import Arguments, Batch, check_arguments
+from ddimkit._numbers import integer
 from ddimkit.loop import Model, NoiseFn, SamplerState, begin, check_finite, draw, finish, prepare
 from ddimkit.noise import SeedLike
 from ddimkit.sampling import PlanSampler
@@ -163,7 +164,8 @@ def capture(
     (torch.Size([1, 1, 28, 28]), torch.Size([1, 1, 28, 28]), 1)
     """
     _check_sampler(sampler)
-    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+    most = integer(most, "most")
+    if most < 1:
         raise ValueError(f"most must be an int of at least 1, got {most!r}")
     arguments = Arguments(shape, seed=0, device=device, dtype=dtype, model_kwargs=model_kwargs)
     run = prepare(sampler.coefficients_from(0), model, arguments)

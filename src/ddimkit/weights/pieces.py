@@ -20,7 +20,7 @@ MOST_BYTES = 15 * 2**20
 _SCHEMA = 1
 
 
-def write_pieces(content: bytes, path: Path, *, most: int = MOST_BYTES) -> list[Path]:
+def write_pieces(content: bytes, path: str | Path, *, most: int = MOST_BYTES) -> list[Path]:
     """Write the content of ``path`` as pieces and an index beside where it would lie; pieces of a former version are removed.
 
     Args:
@@ -31,7 +31,7 @@ def write_pieces(content: bytes, path: Path, *, most: int = MOST_BYTES) -> list[
     Returns:
         the pieces in order, then the index.
     """
-    sha256 = hashlib.sha256(content).hexdigest()
+    path, sha256 = Path(path), hashlib.sha256(content).hexdigest()
     count = max(1, -(-len(content) // most))
     pieces = [path.with_name(f"{path.name}.{sha256[:8]}.{i + 1}of{count}") for i in range(count)]
     for i, piece in enumerate(pieces):

@@ -30,7 +30,7 @@ def published_hashes() -> Mapping[str, str]:
     return hashes
 
 
-def find_published(names: tuple[str, ...], *, folder: Path | None, recipe: str, reader: str) -> dict[str, str]:
+def find_published(names: tuple[str, ...], *, folder: str | Path | None, recipe: str, reader: str) -> dict[str, str]:
     """The hash of each file; a WeightsError if one is not known, or not there.
 
     Args:
@@ -53,7 +53,7 @@ def find_published(names: tuple[str, ...], *, folder: Path | None, recipe: str, 
     return {name: hashes[name] for name in names}
 
 
-def weights_folder(folder: Path | None = None) -> Path:
+def weights_folder(folder: str | Path | None = None) -> Path:
     """The folder given, else the one that the environment names, else the checkout's."""
     named = os.environ.get(VARIABLE)
     return Path(folder) if folder is not None else Path(named) if named else CHECKOUT

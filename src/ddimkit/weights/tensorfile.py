@@ -32,7 +32,7 @@ class TensorFile:
     sha256: str
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, kind: str, schema: int, settings: Mapping[str, Any]) -> str:
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], *, kind: str, schema: int, settings: Mapping[str, Any]) -> str:
     """Write a file, the same bytes for the same content; returns its SHA-256.
 
     Args:
@@ -43,7 +43,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, kind: str, schem
         settings: JSON values.
     """
     content = pack_tensors(tensors, kind=kind, schema=schema, settings=settings)
-    path.write_bytes(content)
+    Path(path).write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -64,7 +64,7 @@ def _sorted_header(content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
-def read_tensors(path: Path, *, kind: str, schema: int, sha256: str | None = None) -> TensorFile:
+def read_tensors(path: str | Path, *, kind: str, schema: int, sha256: str | None = None) -> TensorFile:
     """Read what :func:`write_tensors` wrote, or its pieces.
 
     Args:
