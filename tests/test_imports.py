@@ -16,6 +16,7 @@ PACKAGE = Path(ddimkit.__file__).parent
 ORDER = (
     "_version",
     "errors",
+    "_modes",
     "_numbers",
     "_compilers",
     "_betas",

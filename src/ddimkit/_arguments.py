@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ddimkit._modes import in_train_mode, module_of
 from ddimkit._numbers import integer, sizes
 from ddimkit.noise import SeedLike, fresh_seed, sample_seeds
 from ddimkit.step import Coefficients
@@ -140,12 +141,6 @@ def check_device(device: torch.device | str) -> torch.device:
     return found
 
 
-def module_of(model: object) -> nn.Module | None:
-    """The module that a model is, or holds under the name ``module`` as wrappers in torch do; None for any other callable."""
-    inner = model if isinstance(model, nn.Module) else getattr(model, "module", None)
-    return inner if isinstance(inner, nn.Module) else None
-
-
 def _check_dtype(dtype: torch.dtype) -> None:
     """Raise a TypeError for a type that x cannot have."""
     if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
@@ -163,8 +158,7 @@ def check_callers(model: object, arguments: Arguments) -> None:
         raise TypeError(f"noise_fn must be callable as noise_fn(draw, like), got {type(noise_fn).__name__}")
     if model_kwargs is not None and not isinstance(model_kwargs, Mapping):
         raise TypeError(f"model_kwargs must be a mapping of names to arguments, got {type(model_kwargs).__name__}")
-    module = module_of(model)
-    if module is not None and module.training:
+    if in_train_mode(model):
         _warn("the model is in train mode (dropout and batch statistics are active): call model.eval() first")
 
 

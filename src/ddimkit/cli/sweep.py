@@ -11,7 +11,7 @@ import torch
 import typer
 from rich.console import Console
 
-from ddimkit._arguments import module_of
+from ddimkit._modes import module_of
 from ddimkit.cli.arguments import (
     DeviceOption,
     JsonOption,

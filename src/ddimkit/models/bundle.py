@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
-from ddimkit._arguments import module_of
+from ddimkit._modes import module_of
 from ddimkit._numbers import sizes
 from ddimkit.errors import WeightsError
 from ddimkit.loop import Model

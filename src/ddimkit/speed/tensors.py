@@ -1,6 +1,5 @@
 """The tensors and the step of :mod:`ddimkit.graphs`, captured for one structure after another and kept."""
 
-import inspect
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -10,9 +9,9 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ddimkit._arguments import module_of
+from ddimkit._modes import modules_of
 from ddimkit.errors import GraphError
 from ddimkit.loop import Model, Run
 from ddimkit.prediction import Clip
@@ -76,7 +75,7 @@ class Structure:
             learned=coefficients.learned,
             clip=coefficients.clip,
             rows=max(_LEAST_ROWS, 1 << (len(coefficients.plan) - 1).bit_length()),
-            training=any(module.training for module in _modules(model)),
+            training=any(module.training for whole in modules_of(model) for module in whole.modules()),
             autocast=torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None,
             model_kwargs=tuple((name, _kind(name, value, device)) for name, value in sorted(model_kwargs.items())),
         )
@@ -93,19 +92,6 @@ def _kind(name: str, value: object, device: torch.device) -> object:
     except TypeError:
         raise TypeError(f"a captured model's arguments must be tensors or hashable, got {name}={type(value).__name__}") from None
     return type(value), value
-
-
-def _modules(model: Model) -> list[nn.Module]:
-    """The modules that a callable is, holds or names, as far as one look inside it shows."""
-    module = module_of(model)
-    if module is not None:
-        return [module]
-    inner: list[object] = [getattr(model, "func", None), getattr(model, "__self__", None), *getattr(model, "__dict__", {}).values()]
-    if inspect.isfunction(model):
-        named = inspect.getclosurevars(model)
-        inner += [*named.nonlocals.values(), *named.globals.values()]
-    found = [module_of(value) for value in inner]
-    return [module for module in found if module is not None]
 
 
 class Recording:
@@ -205,7 +191,7 @@ def _reads_raise() -> Generator[None]:
 
 def _addresses(model: Model) -> tuple[int, ...]:
     """Where a model's weights lie: a graph reads them there and nowhere else."""
-    tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in _modules(model))
+    tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules_of(model))
     return tuple(tensor.data_ptr() for tensor in tensors)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ddimkit._arguments import module_of
+from ddimkit._modes import module_of
 from ddimkit.errors import DDIMKitError
 from ddimkit.loop import check_device
 from ddimkit.models.bundle import ModelBundle
