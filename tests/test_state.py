@@ -192,6 +192,35 @@ def test_a_wrong_resume_is_refused() -> None:
         noisy.iterate(smooth, resume=drawn)
 
 
+def _part(state: SamplerState, name: str, part: slice) -> SamplerState:
+    value = getattr(state, name)
+    return replace(state, **{name: tuple(one[part] for one in value) if name == "history" else value[part]})
+
+
+@pytest.mark.promise(50)
+@pytest.mark.parametrize("part", [slice(0, 1), slice(0, 2), slice(0, 0)], ids=["one", "two", "none"])
+@pytest.mark.parametrize("names", [n for k in (1, 2, 3) for n in itertools.combinations(("x", "x0", "history", "seeds"), k)])
+def test_a_state_of_parts_of_different_batches_is_refused(names: tuple[str, ...], part: slice) -> None:
+    sampler = SAMPLERS["multistep"]
+    state = list(sampler.iterate(smooth, (3, 4), seed=5))[1]
+    assert len(state.history) == 1
+    for name in names:
+        state = _part(state, name, part)
+    with pytest.raises(ValueError, match="must be those of the same samples"):
+        sampler.iterate(smooth, resume=state)
+    for name in {"x", "x0", "history", "seeds"} - {*names}:
+        state = _part(state, name, part)
+    drained(sampler.iterate(smooth, resume=state))  # all of one part are a batch of its own
+
+
+@pytest.mark.promise(50)
+def test_a_state_whose_history_has_another_shape_is_refused() -> None:
+    state = list(SAMPLERS["multistep"].iterate(smooth, (3, 4), seed=5))[1]
+    for changed in (replace(state, history=(state.x[:, :1],)), replace(state, x0=state.x0.to("meta"))):
+        with pytest.raises(ValueError, match=r"x is \(3, 4\) on cpu, but its (history is \(3, 1\)|x0 is \(3, 4\) on meta)"):
+            SAMPLERS["multistep"].iterate(smooth, resume=changed)
+
+
 # One object, many users
 
 

@@ -160,10 +160,28 @@ def check_state(state: object, arguments: Arguments) -> SamplerState:
     held = (arguments.seed, arguments.x_T, arguments.device, arguments.dtype, arguments.start_at or None)
     if any(v is not None for v in held):
         raise ValueError("a resumed state brings its own seed, x, start_at, device and dtype: leave them out")
+    _check_parts(state)
     shape = arguments.shape
     if shape is not None and tuple(shape) != tuple(state.x.shape):
         raise ValueError(f"shape {tuple(shape)} is not the state's {tuple(state.x.shape)}: leave it out")
     return state
+
+
+def _check_parts(state: SamplerState) -> None:
+    """Raise a ValueError where x, x0, history and seeds are not of one batch: they would broadcast."""
+    shape, device = state.x.shape, state.x.device
+    tensors = [("x0", state.x0), *(("history", earlier) for earlier in state.history)]
+    for name, tensor in tensors:
+        if tensor.shape != shape or tensor.device != device:
+            raise ValueError(
+                f"the state's x is {tuple(shape)} on {device}, but its {name} is {tuple(tensor.shape)} on {tensor.device}: x, x0, "
+                "history and seeds must be those of the same samples"
+            )
+    if state.seeds is not None and len(state.seeds) != shape[0]:
+        raise ValueError(
+            f"the state holds {shape[0]} samples but {len(state.seeds)} seeds: x, x0, history and seeds must be those of the same "
+            "samples"
+        )
 
 
 def walk(run: Run, *, observe: bool) -> Iterator[tuple[int, Tensor, Tensor | None, tuple[Tensor, ...]]]:
