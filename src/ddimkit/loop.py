@@ -23,6 +23,7 @@ __all__ = [
     "NoiseFn",
     "Run",
     "SamplerState",
+    "ask",
     "begin",
     "check_device",
     "draw",
@@ -35,7 +36,9 @@ __all__ = [
 ]
 
 Model = Callable[[Tensor, Tensor], Tensor] | Callable[..., Tensor]
-r"""``model(x, t, **model_kwargs)``: x (B, \*), t int64 (B,); the output has x's shape (learned range: twice the channels)."""
+r"""``model(x, t, **model_kwargs)``: x (B, \*), t int64 (B,); the output has x's shape (learned range: twice the channels).
+
+The model must not write to x."""
 
 NoiseFn = Callable[[int, Tensor], Tensor]
 """``noise_fn(draw, like)``: standard normal noise of ``like``'s shape; draw −1 for x_T, then the row's number."""
@@ -198,7 +201,7 @@ def walk(run: Run, *, observe: bool) -> Iterator[tuple[int, Tensor, Tensor | Non
     times = _times(coefficients.plan.t[run.done :], len(x), x.device)
     for k, t in enumerate(times, start=run.done):
         row = rows[k] if table is None else device_row(table[k])
-        output = check_output(model(x, t), x, learned)
+        output = check_output(ask(model, x, t), x, learned)
         noise = source(run.start_at + k, x) if rows[k].c else None
         out = buffers[k % 2]
         if out is not None and output.data_ptr() == out.data_ptr():
@@ -207,6 +210,31 @@ def walk(run: Run, *, observe: bool) -> Iterator[tuple[int, Tensor, Tensor | Non
         if depth and x0 is not None:
             history = (x0, *history[: depth - 1])
         yield k, x, x0, history
+
+
+def ask(model: Model, x: Tensor, t: Tensor, **model_kwargs: Any) -> object:
+    r"""What the model says of x (B, \*), which it must not write to.
+
+    A write changes x's version counter, which costs nothing to read. There is no counter in inference mode, and neither ``x.data``
+    nor a kernel outside torch changes it: then a write goes unseen.
+
+    Raises:
+        ValueError: the model wrote into x.
+    """
+    before = None if x.is_inference() else x._version
+    output: object = model(x, t, **model_kwargs)
+    if before is not None and x._version != before:
+        raise ValueError(
+            f"the model {_name(model)} wrote into its input x, which the sampler still reads, as with inplace=True: "
+            "change that, or give it a copy, as in lambda x, t: model(x.clone(), t)"
+        )
+    return output
+
+
+def _name(model: object) -> str:
+    while isinstance(model, partial):
+        model = model.func
+    return str(getattr(model, "__qualname__", type(model).__name__))
 
 
 def _times(times: Sequence[int], batch: int, device: torch.device) -> Iterator[Tensor]:

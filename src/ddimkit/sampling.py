@@ -195,6 +195,7 @@ class PlanSampler:
 
         Args:
             model: ``model(x, t)``, x (B, \*) and t int64 (B,), giving a tensor of x's shape (learned range: twice the channels).
+                It must not write to x. That is checked, but for inference mode, ``x.data`` and kernels outside torch.
             shape: (B, \*); may be left out where ``x_T`` is given.
             seed: keys all noise: one int for the whole batch, whose samples get the seeds that :meth:`seeds` lists, or a sequence
                 of one seed a sample; None takes one from the operating system. ``seed``, ``generator`` and ``noise_fn`` exclude

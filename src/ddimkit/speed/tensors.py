@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddimkit._modes import modules_of
 from ddimkit.errors import GraphError
-from ddimkit.loop import Model, Run
+from ddimkit.loop import Model, Run, ask
 from ddimkit.prediction import Clip
 from ddimkit.step import Coefficients, advance, check_output, gathered, work_dtype
 
@@ -115,7 +115,7 @@ class Recording:
         """One row, the counter's; all that is captured."""
         x, coefficients = self.x, self.coefficients
         t = self.times.index_select(0, self.counter).expand(len(x)).contiguous()
-        output = check_output(self.model(x, t, **self.model_kwargs), x, coefficients.learned)
+        output = check_output(ask(self.model, x, t, **self.model_kwargs), x, coefficients.learned)
         row = gathered(self.table, self.counter, x.ndim)
         following, x0 = advance(row, x, output, self.noise, self.history, coefficients, bool(self.history))
         for older, newer in zip(reversed(self.history), [*reversed(self.history[:-1]), x0], strict=False):
