@@ -16,9 +16,9 @@ from pathlib import Path
 from ddimkit import DDIMKitError
 from ddimkit.models.bundle import load_bundle
 from ddimkit.quality.evaluator import read_evaluator
-from ddimkit.weights.pieces import MOST_BYTES, write_pieces
-from ddimkit.weights.registry import CHECKOUT, HASHES, published_hashes
-from ddimkit.weights.tensorfile import read_tensors
+from ddimkit.weights._pieces import MOST_BYTES, write_pieces
+from ddimkit.weights._registry import CHECKOUT, HASHES, published_hashes
+from ddimkit.weights._tensorfile import read_tensors
 
 MOST_MODEL, MOST_NETWORK, LEAST_ACCURACY = 24_000_000, 3_000_000, 0.93
 

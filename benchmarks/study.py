@@ -37,14 +37,14 @@ from ddimkit import DDIMKitError, ModelBundle, recommend
 from ddimkit.models.data import load_images
 from ddimkit.quality import Evaluator, Quality, Training, same_seed_share
 from ddimkit.samplers.named import MAKERS
+from ddimkit.tradeoff._drawing import Drawn, draw
+from ddimkit.tradeoff._timing import describe_machine, versions
 from ddimkit.tradeoff.committed import FOLDER, find_study
-from ddimkit.tradeoff.drawing import Drawn, draw
 from ddimkit.tradeoff.evaluation import Evaluation, drawn_path
 from ddimkit.tradeoff.gap import is_plain_ddim
 from ddimkit.tradeoff.grid import LONG
 from ddimkit.tradeoff.rows import Row, family
 from ddimkit.tradeoff.study import Study, distance_covariances, known_row
-from ddimkit.tradeoff.timing import describe_machine, versions
 
 _FEWEST = 5
 _PIXELS = 64

@@ -33,8 +33,8 @@ from ddimkit.models.data import load_images
 from ddimkit.models.unet import channels_last
 from ddimkit.quality import Evaluator, Extractor, Quality, Reference
 from ddimkit.timesteps import Spacing
-from ddimkit.tradeoff.drawing import draw
-from ddimkit.tradeoff.timing import describe_machine, versions
+from ddimkit.tradeoff._drawing import draw
+from ddimkit.tradeoff._timing import describe_machine, versions
 
 STEPS = (10, 20, 50, 100, 1000)
 PAPER = {

@@ -22,7 +22,7 @@ import speed_page  # noqa: E402
 import study_page  # noqa: E402
 from ddimkit import cli  # noqa: E402
 from ddimkit.tradeoff.committed import FOLDER  # noqa: E402
-from ddimkit.weights import registry  # noqa: E402
+from ddimkit.weights import _registry as registry  # noqa: E402
 
 project = "ddimkit"
 author = "The ddimkit developers"

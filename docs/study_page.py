@@ -18,7 +18,7 @@ from ddimkit.tradeoff.report.style import save_png
 from ddimkit.tradeoff.report.tables import MISSING, percent
 from ddimkit.tradeoff.rows import Row
 from ddimkit.tradeoff.wording import with_margin
-from ddimkit.weights.registry import published_hashes
+from ddimkit.weights._registry import published_hashes
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 PICTURES = Path(__file__).parent / "generated"

@@ -35,8 +35,8 @@ from ddimkit.quality.evaluator import read_evaluator
 from ddimkit.quality.network import FeatureNetwork, FeatureNetworkConfig, load_network, save_network
 from ddimkit.tradeoff.rows import family, spacing_of
 from ddimkit.tradeoff.study import Study
-from ddimkit.weights import registry
-from ddimkit.weights.pieces import has_content
+from ddimkit.weights import _registry as registry
+from ddimkit.weights._pieces import has_content
 from studies import LINEAR
 from studies import row as made
 from test_data import cifar

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from ddimkit import DDIMSampler, DDPMSampler, Plan
-from ddimkit.tradeoff import evaluation, timing
+from ddimkit.tradeoff import _timing as timing
+from ddimkit.tradeoff import evaluation
 from ddimkit.tradeoff.report import samples
 from ddimkit.tradeoff.rows import Row
 from ddimkit.tradeoff.study import Study

@@ -11,8 +11,8 @@ import torch
 from ddimkit import DDIMKitError, DDIMSampler, PlanSampler
 from ddimkit.analytic import Gaussian, gaussian_error
 from ddimkit.quality.features import to_bytes
-from ddimkit.tradeoff import drawing
-from ddimkit.tradeoff.drawing import draw
+from ddimkit.tradeoff import _drawing as drawing
+from ddimkit.tradeoff._drawing import draw
 from ddimkit.tradeoff.evaluation import Evaluation
 from ddimkit.tradeoff.grid import labelled, sampler_grid
 from ddimkit.tradeoff.rows import Row

@@ -17,7 +17,7 @@ from ddimkit._training.session import Session
 from ddimkit.quality import Evaluator, Extractor, Quality, Reference, difference, load_evaluator
 from ddimkit.quality import evaluator as evaluators
 from ddimkit.quality.evaluator import read_evaluator
-from ddimkit.weights.tensorfile import read_tensors
+from ddimkit.weights._tensorfile import read_tensors
 
 WEIGHTS = Path(evaluators.__file__).parent / "weights"
 COUNT = 200

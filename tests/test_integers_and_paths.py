@@ -23,7 +23,9 @@ from ddimkit.models import bundle as bundles
 from ddimkit.models import data
 from ddimkit.models.unet import UNet, UNetConfig
 from ddimkit.quality import evaluator, network, reference
-from ddimkit.weights import pieces, registry, tensorfile
+from ddimkit.weights import _pieces as pieces
+from ddimkit.weights import _registry as registry
+from ddimkit.weights import _tensorfile as tensorfile
 from probes import normal, smooth
 
 S = NoiseSchedule.linear()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddimkit import WeightsError
-from ddimkit.weights.pieces import MOST_BYTES, has_content, read_content, write_pieces
+from ddimkit.weights._pieces import MOST_BYTES, has_content, read_content, write_pieces
 
 
 @given(content=st.binary(max_size=40), most=st.integers(1, 50))

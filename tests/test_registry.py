@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from ddimkit import UNet, WeightsError, load_pretrained
+from ddimkit.models._recipe import CIFAR10_RECIPE
 from ddimkit.models.bundle import save_bundle
-from ddimkit.models.recipe import CIFAR10_RECIPE
 from ddimkit.quality import Evaluator, Reference, load_evaluator
 from ddimkit.quality.network import FeatureNetwork, FeatureNetworkConfig, load_network, save_network
-from ddimkit.weights import registry
-from ddimkit.weights.pieces import write_pieces
+from ddimkit.weights import _registry as registry
+from ddimkit.weights._pieces import write_pieces
 from test_bundle import Malicious, small
 
 FILES = ("cifar10-features.safetensors", "cifar10-reference-test.safetensors", "cifar10-scale-test.json")

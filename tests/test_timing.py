@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, ModelBundle, NoiseSchedule, PlanSampler
 from ddimkit.errors import NonFiniteError
-from ddimkit.tradeoff import timing
-from ddimkit.tradeoff.machine import Costs
+from ddimkit.tradeoff import _timing as timing
+from ddimkit.tradeoff._machine import Costs
+from ddimkit.tradeoff._timing import estimate_pace, longest_slice, measure
 from ddimkit.tradeoff.times import (
     PARTS,
     Times,
@@ -31,7 +32,6 @@ from ddimkit.tradeoff.times import (
     slices_of,
     speedup,
 )
-from ddimkit.tradeoff.timing import estimate_pace, longest_slice, measure
 from probes import smooth
 
 TOTAL = 4000

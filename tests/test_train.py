@@ -25,8 +25,8 @@ from ddimkit._training.gradients import check_gradients
 from ddimkit._training.pace import Pace
 from ddimkit._training.session import Session
 from ddimkit._training.trainer import Trainer
+from ddimkit.models import _recipe as named
 from ddimkit.models import data
-from ddimkit.models import recipe as named
 from ddimkit.models import train as recipes
 from ddimkit.models.bundle import load_bundle
 from ddimkit.models.train import Denoising, Recipe, make_bundle, train

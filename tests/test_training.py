@@ -22,16 +22,16 @@ from ddimkit._training.checkpoint import load_checkpoint, load_portable, save_ch
 from ddimkit._training.pace import Pace, matrix_rate, training_flops
 from ddimkit._training.session import PORTABLE, Session
 from ddimkit._training.trainer import Task, Trainer
-from ddimkit.models import recipe as named
+from ddimkit.models import _recipe as named
 from ddimkit.models import train as denoising
+from ddimkit.models._recipe import CIFAR10_RECIPE, Recipe, named_schedule
 from ddimkit.models.bundle import load_bundle
-from ddimkit.models.recipe import CIFAR10_RECIPE, Recipe, named_schedule
 from ddimkit.models.train import Denoising
 from ddimkit.quality import evaluator as evaluators
 from ddimkit.quality.evaluator import read_evaluator
 from ddimkit.quality.network import FeatureNetworkConfig
-from ddimkit.weights.pieces import MOST_BYTES
-from ddimkit.weights.tensorfile import read_tensors
+from ddimkit.weights._pieces import MOST_BYTES
+from ddimkit.weights._tensorfile import read_tensors
 from test_data import cifar
 from test_train import CPU, SMALL, TINY, assert_same, everything, trainer
 

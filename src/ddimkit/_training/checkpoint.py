@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ddimkit._training.trainer import Trainer
 from ddimkit.errors import WeightsError
-from ddimkit.weights.pieces import write_pieces
-from ddimkit.weights.tensorfile import pack_tensors, read_tensors
+from ddimkit.weights._pieces import write_pieces
+from ddimkit.weights._tensorfile import pack_tensors, read_tensors
 
 __all__ = ["load_checkpoint", "load_portable", "save_checkpoint", "save_portable"]
 

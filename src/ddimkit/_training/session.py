@@ -16,7 +16,7 @@ from ddimkit._training.checkpoint import load_checkpoint, load_portable, save_ch
 from ddimkit._training.pace import Pace
 from ddimkit._training.trainer import Trainer
 from ddimkit.loop import check_device
-from ddimkit.weights.pieces import has_content
+from ddimkit.weights._pieces import has_content
 
 __all__ = ["PORTABLE", "Session", "pick_device"]
 

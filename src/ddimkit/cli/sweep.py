@@ -29,6 +29,7 @@ from ddimkit.models.bundle import ModelBundle
 from ddimkit.quality.evaluator import EVALUATORS
 from ddimkit.samplers.named import SamplerMaker
 from ddimkit.sampling import PlanSampler
+from ddimkit.tradeoff._timing import KEPT, estimate_pace, longest_slice
 from ddimkit.tradeoff.committed import find_study
 from ddimkit.tradeoff.compare import compare as compare_studies
 from ddimkit.tradeoff.evaluation import Evaluation
@@ -38,7 +39,6 @@ from ddimkit.tradeoff.study import Study
 from ddimkit.tradeoff.sweep import check_folder, forget
 from ddimkit.tradeoff.sweep import sweep as measure_study
 from ddimkit.tradeoff.times import affordable_rounds, calls_a_round
-from ddimkit.tradeoff.timing import KEPT, estimate_pace, longest_slice
 from ddimkit.tradeoff.wording import duration, plural
 
 __all__ = ["sweep"]

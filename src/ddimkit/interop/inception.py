@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ddimkit.errors import DDIMKitError, WeightsError
 from ddimkit.quality.features import Extractor
-from ddimkit.weights.tensorfile import check_sha256
+from ddimkit.weights._tensorfile import check_sha256
 
 __all__ = ["inception_extractor"]
 

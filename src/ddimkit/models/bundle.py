@@ -21,8 +21,8 @@ from ddimkit.models.unet_config import UNetConfig
 from ddimkit.prediction import Clip, DynamicThreshold, Prediction, check_clip, check_prediction
 from ddimkit.schedule import NoiseSchedule
 from ddimkit.speed.acceleration import Accelerated
-from ddimkit.weights.registry import find_published, weights_folder
-from ddimkit.weights.tensorfile import read_tensors, write_tensors
+from ddimkit.weights._registry import find_published, weights_folder
+from ddimkit.weights._tensorfile import read_tensors, write_tensors
 
 __all__ = ["ModelBundle", "load_bundle", "load_pretrained", "save_bundle"]
 

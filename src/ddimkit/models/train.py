@@ -26,9 +26,9 @@ from ddimkit._training.pace import Pace
 from ddimkit._training.session import Session, pick_device
 from ddimkit._training.trainer import Forward, Moment, Trainer
 from ddimkit.errors import DDIMKitError
+from ddimkit.models._recipe import CIFAR10_RECIPE, MNIST_RECIPE, RECIPES, Recipe, named_schedule
 from ddimkit.models.bundle import ModelBundle, save_bundle
 from ddimkit.models.data import load_images
-from ddimkit.models.recipe import CIFAR10_RECIPE, MNIST_RECIPE, RECIPES, Recipe, named_schedule
 from ddimkit.models.unet import UNet
 from ddimkit.prediction import prediction_target
 

@@ -20,9 +20,9 @@ from ddimkit.quality.measure import Quality, evaluate
 from ddimkit.quality.network import load_network
 from ddimkit.quality.reference import Reference, Training
 from ddimkit.quality.statistics import FeatureStatistics
-from ddimkit.weights.pieces import has_content, read_content
-from ddimkit.weights.registry import find_published, published_hashes, weights_folder
-from ddimkit.weights.tensorfile import check_sha256
+from ddimkit.weights._pieces import has_content, read_content
+from ddimkit.weights._registry import find_published, published_hashes, weights_folder
+from ddimkit.weights._tensorfile import check_sha256
 
 __all__ = ["EVALUATORS", "Evaluator", "load_evaluator", "read_evaluator"]
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ddimkit.errors import WeightsError
 from ddimkit.quality.features import Extractor
-from ddimkit.weights.tensorfile import read_tensors, write_tensors
+from ddimkit.weights._tensorfile import read_tensors, write_tensors
 
 __all__ = ["FeatureNetwork", "FeatureNetworkConfig", "load_network", "save_network"]
 

@@ -16,7 +16,7 @@ from ddimkit.quality.distances import KernelSample, nearest
 from ddimkit.quality.estimate import RealKernel
 from ddimkit.quality.features import Extractor, Rounding
 from ddimkit.quality.statistics import KERNEL_WIDTH, FeatureStatistics, FloatArray, KernelStatistics, as_features
-from ddimkit.weights.tensorfile import read_tensors, write_tensors
+from ddimkit.weights._tensorfile import read_tensors, write_tensors
 
 __all__ = ["Label", "Reference", "Training"]
 

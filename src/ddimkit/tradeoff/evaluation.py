@@ -20,7 +20,7 @@ from ddimkit.quality.estimate import Z95
 from ddimkit.quality.evaluator import Evaluator
 from ddimkit.quality.measure import Quality
 from ddimkit.sampling import PlanSampler
-from ddimkit.tradeoff.drawing import Drawn, draw
+from ddimkit.tradeoff._drawing import Drawn, draw
 from ddimkit.tradeoff.grid import LONG
 from ddimkit.tradeoff.rows import Row
 from ddimkit.tradeoff.study import Study, known_row

@@ -22,12 +22,12 @@ from ddimkit.quality.measure import other_seed_distance, same_seed_distance
 from ddimkit.samplers import DDIMSampler
 from ddimkit.samplers.named import SamplerMaker
 from ddimkit.sampling import PlanSampler
+from ddimkit.tradeoff._timing import Progress, describe_machine, estimate_pace, longest_slice, measure, versions
 from ddimkit.tradeoff.evaluation import Evaluation
 from ddimkit.tradeoff.grid import ZERO_STEPS, labelled, model_code, sampler_grid
 from ddimkit.tradeoff.rows import Row, sampler_to_dict, shared_settings
 from ddimkit.tradeoff.study import Study, distance_covariances
 from ddimkit.tradeoff.times import Timing, affordable_rounds, calls_a_round
-from ddimkit.tradeoff.timing import Progress, describe_machine, estimate_pace, longest_slice, measure, versions
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ddimkit.tradeoff.machine import Costs
+from ddimkit.tradeoff._machine import Costs
 
 __all__ = [
     "PARTS",

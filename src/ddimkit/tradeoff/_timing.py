@@ -12,7 +12,7 @@ from ddimkit._arguments import Arguments
 from ddimkit.loop import check_finite, prepare, walk
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.sampling import PlanSampler
-from ddimkit.tradeoff.machine import (
+from ddimkit.tradeoff._machine import (
     Clock,
     Costs,
     describe_machine,

@@ -20,7 +20,7 @@ from ddimkit.quality.features import to_bytes
 from ddimkit.sampling import PlanSampler
 from ddimkit.tradeoff.grid import model_code
 from ddimkit.tradeoff.rows import sampler_to_dict, shared_settings
-from ddimkit.weights.tensorfile import read_tensors, write_tensors
+from ddimkit.weights._tensorfile import read_tensors, write_tensors
 
 __all__ = ["Drawn", "draw"]
 

@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ddimkit.errors import WeightsError
-from ddimkit.weights.pieces import read_content
+from ddimkit.weights._pieces import read_content
 
 __all__ = ["TensorFile", "check_sha256", "pack_tensors", "read_tensors", "write_tensors"]
 
@@ -68,7 +68,7 @@ def read_tensors(path: str | Path, *, kind: str, schema: int, sha256: str | None
     """Read what :func:`write_tensors` wrote, or its pieces.
 
     Args:
-        path: the file; where it is missing, the pieces that :func:`~ddimkit.weights.pieces.write_pieces` made of it.
+        path: the file; where it is missing, the pieces that :func:`~ddimkit.weights._pieces.write_pieces` made of it.
         kind: what it must be.
         schema: the version of its layout that the caller reads.
         sha256: what its hash must be; None to take any.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ddimkit.errors import WeightsError
-from ddimkit.weights.pieces import has_content
+from ddimkit.weights._pieces import has_content
 
 __all__ = ["CHECKOUT", "HASHES", "VARIABLE", "find_published", "published_hashes", "weights_folder"]
 
@@ -20,7 +20,7 @@ VARIABLE = "DDIMKIT_WEIGHTS"
 CHECKOUT = Path(__file__).parents[3] / "benchmarks" / "weights"
 """Where they lie in a checkout."""
 
-HASHES = Path(__file__).parent / "registry.json"
+HASHES = Path(__file__).parent / "_registry.json"
 """The SHA-256 of each file that has been published; ``benchmarks/publish_weights.py`` writes it."""
 
 
