@@ -5,10 +5,11 @@ from functools import partial
 from inspect import isfunction, ismethod
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
 _DEPTH = 3
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 def module_of(model: object) -> nn.Module | None:
@@ -46,7 +47,7 @@ def _parts(model: object) -> Iterator[object]:
 
 def _named(function: Callable[..., object]) -> Iterator[object]:
     """The values of a function's free and global names, its defaults, and what it wraps."""
-    if function.__module__ is not None and function.__module__.split(".")[0] == "torch":
+    if str(function.__module__).split(".")[0] == "torch":
         return
     code, variables = function.__code__, function.__globals__
     for cell in function.__closure__ or ():
@@ -75,9 +76,9 @@ def _matters(module: nn.Module) -> bool:
         return _is_left(module)
     if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
         return float(module.dropout) > 0
-    if isinstance(module, _NormBase):
-        return isinstance(module, nn.modules.batchnorm._BatchNorm) or module.track_running_stats
-    return isinstance(module, nn.RReLU) or (isinstance(module, _DropoutNd) and module.p > 0)
+    if isinstance(module, _INSTANCE_NORMS):
+        return module.track_running_stats
+    return isinstance(module, (nn.RReLU, *_BATCH_NORMS)) or (isinstance(module, _DROPOUTS) and module.p > 0)
 
 
 def _is_left(module: nn.Module) -> bool:
