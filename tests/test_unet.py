@@ -1,7 +1,7 @@
 """The reference UNet: its size, its published names, its arithmetic, and what it refuses."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
 
 from ddimkit import DDPMSampler, NoiseSchedule, UNet, UNetConfig
 from ddimkit.interop.diffusers import rename_unet_weights
@@ -326,3 +327,58 @@ def test_patches_are_the_same_network_on_rearranged_pixels() -> None:
 def test_other_patches_are_refused(patch: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="patch must be 1 or 2"):
         replace(SMALL, patch=patch)
+
+
+HOOKS: dict[str, Callable[[nn.Module, list[object]], Any]] = {
+    "forward": lambda module, seen: module.register_forward_hook(lambda m, *_: seen.append(m)),
+    "forward pre": lambda module, seen: module.register_forward_pre_hook(lambda m, *_: seen.append(m)),
+    "backward": lambda module, seen: module.register_full_backward_hook(lambda m, *_: seen.append(m)),
+    "backward pre": lambda module, seen: module.register_full_backward_pre_hook(lambda m, *_: seen.append(m)),
+    "global forward": lambda _, seen: hooks.register_module_forward_hook(lambda m, *_: seen.append(m)),
+    "global forward pre": lambda _, seen: hooks.register_module_forward_pre_hook(lambda m, *_: seen.append(m)),
+    "global backward": lambda _, seen: hooks.register_module_full_backward_hook(lambda m, *_: seen.append(m)),
+    "global backward pre": lambda _, seen: hooks.register_module_full_backward_pre_hook(lambda m, *_: seen.append(m)),
+}
+
+
+# torch warns of the first layers, whose inputs need no gradient.
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
+@pytest.mark.parametrize("part", ["query", "key", "value"])
+@pytest.mark.parametrize("register", HOOKS.values(), ids=HOOKS)
+def test_every_kind_of_hook_on_the_fused_layers_fires(register: Callable[..., Any], part: str) -> None:
+    model, seen = UNet(SMALL).eval(), list[object]()
+    layer = getattr(model.middle_attention, part)
+    x, t = normal(2, 1, 8, 8), torch.tensor([3, 7])
+    plain = model(x, t)
+    handle = register(layer, seen)
+    try:
+        watched = model(x, t)
+        watched.sum().backward()
+    finally:
+        handle.remove()
+    assert layer in seen
+    torch.testing.assert_close(watched, plain)
+    seen.clear()
+    assert torch.equal(model(x, t), plain)
+    assert not seen
+
+
+def test_layers_that_were_changed_are_called() -> None:
+    model, x, t = UNet(SMALL).eval(), normal(2, 1, 8, 8), torch.tensor([3, 7])
+    attention = model.middle_attention
+    plain, original = model(x, t), attention.query.forward
+    attention.query.forward = lambda h: original(h) * 2
+    changed = model(x, t)
+    assert not torch.allclose(changed, plain)
+    del attention.query.forward
+    attention.key = nn.Linear(16, 16, bias=False)
+    assert model(x, t).shape == x.shape
+
+
+def test_a_hook_on_a_norm_keeps_what_the_norm_gave() -> None:
+    model, seen = UNet(SMALL).eval(), list[Tensor]()
+    block = model.middle[0]
+    block.norm1.register_forward_hook(lambda module, inputs, output: seen.extend((inputs[0].clone(), output)))
+    model(normal(2, 1, 8, 8), torch.tensor([3, 7]))
+    given, output = seen
+    assert torch.equal(output, nn.functional.group_norm(given, 4, block.norm1.weight, block.norm1.bias, SMALL.eps))

@@ -19,6 +19,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 
 from ddimkit.errors import WeightsError
 from ddimkit.models.diffusers_names import read_unet
@@ -33,6 +34,23 @@ def time_embedding(t: Tensor, width: int) -> Tensor:
     frequencies = torch.arange(half, dtype=torch.float32, device=t.device).mul_(-math.log(10000.0) / (half - 1)).exp_()
     angles = t.to(torch.float32)[:, None] * frequencies
     return torch.cat((angles.sin(), angles.cos()), dim=1)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether a hook of the module, or one of all modules, sees what it is given or gives."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or bool(_has_any_global_hook())  # type: ignore[no-untyped-call]  # torch leaves this untyped
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a call of the module is the product with its weight plus its bias, and nothing more: no hook, no adapter."""
+    linear = type(module) is nn.Linear and module.bias is not None and "forward" not in module.__dict__
+    return linear and not _is_watched(module)
+
+
+def _activated(norm: nn.Module, h: Tensor) -> Tensor:
+    """``silu(norm(h))``, written over the norm's output where no hook keeps that."""
+    return F.silu(norm(h), inplace=not _is_watched(norm))
 
 
 class ResidualBlock(nn.Module):
@@ -50,9 +68,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """X (B, C, H, W), the activated embedding (B, E)."""
-        h: Tensor = self.conv1(F.silu(self.norm1(x), inplace=True))
+        h: Tensor = self.conv1(_activated(self.norm1, x))
         h = h + self.embedding(embedding)[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h), inplace=True)))
+        h = self.conv2(self.dropout(_activated(self.norm2, h)))
         shortcut: Tensor = self.shortcut(x)
         return shortcut + h
 
@@ -80,7 +98,7 @@ class Attention(nn.Module):
     def _projected(self, h: Tensor) -> tuple[Tensor, ...]:
         """Query, key and value in one product; the weights stay three, as published checkpoints name them."""
         three = (self.query, self.key, self.value)
-        if not all(type(one) is nn.Linear and not one._forward_hooks and not one._forward_pre_hooks for one in three):
+        if not all(_is_plain(one) for one in three):
             return tuple(one(h) for one in three)  # adapted or watched by others
         weight, bias = torch.cat([one.weight for one in three]), torch.cat([one.bias for one in three])
         return F.linear(h, weight, bias).chunk(3, dim=-1)
@@ -206,7 +224,7 @@ class UNet(nn.Module):
         h = self.middle[1](self.middle_attention(self.middle[0](h, embedding)), embedding)
         for level in self.up:
             h = level(h, embedding, skips)
-        out: Tensor = self.conv_out(F.silu(self.norm_out(h), inplace=True))
+        out: Tensor = self.conv_out(_activated(self.norm_out, h))
         return out if self.config.patch == 1 else F.pixel_shuffle(out, self.config.patch)
 
     def _check(self, x: Tensor, t: Tensor, labels: Tensor | None) -> None:
