@@ -260,6 +260,10 @@ def test_the_fine_images_are_drawn_once() -> None:
             lambda: optimize_timesteps(PlanSampler.from_plan(LINEAR, DDIMSampler(LINEAR, 7).plan()), 5, objective=GAUSSIAN),
             "take 5 timesteps, got BarePlanSampler",
         ),
+        (
+            lambda: optimize_timesteps(PlanSampler.from_plan(LINEAR, DDIMSampler(LINEAR, 7).plan()), 7, objective=GAUSSIAN),
+            "take 7 timesteps, got BarePlanSampler",
+        ),
         (lambda: NetworkObjective(toy(), batch=0), "batch must be at least 1"),
         (lambda: optimize_timesteps(DDIMSampler(LINEAR, 5), 1001, objective=GAUSSIAN), "1001"),
         (lambda: NetworkObjective(toy(), range(4), range(3, 9)), "none in common"),

@@ -343,3 +343,30 @@ def test_plan_of_a_list_has_its_pairs(T: int, data: st.DataObject) -> None:
     assert len(plan) == len(chosen)
     assert plan.t == chosen
     assert plan.t_next == (*chosen[1:], None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"steps": -3}, {"steps": 3}, {"steps": 3, "timesteps": ()}, {"timesteps": ()}, {"timesteps": (9, 3)}, {"spacing": "leading"}],
+    ids=str,
+)
+def test_the_timesteps_of_a_bare_table_cannot_be_chosen(change: dict[str, Any]) -> None:
+    bare = PlanSampler.from_plan(NoiseSchedule.linear(10), DDIMSampler(NoiseSchedule.linear(10), 3).plan())
+    assert dataclasses.replace(bare, clip=(-1, 1)).timesteps == bare.timesteps
+    with pytest.raises(ValueError, match="timesteps of a bare table are its own"):
+        dataclasses.replace(bare, **change)
+
+
+@given(st.data(), st.integers(2, 12))
+def test_rows_of_a_table_go_down_and_join(data: st.DataObject, count: int) -> None:
+    schedule = NoiseSchedule.linear(20)
+    times = data.draw(timesteps(20, min_size=2, max_size=count))
+    plan = DDIMSampler(schedule, timesteps=times).plan()
+    k = data.draw(st.integers(0, len(times) - 2))
+    landed = data.draw(st.one_of(st.none(), st.integers(0, 19).filter(lambda t: t != plan.t[k + 1])))
+    with pytest.raises(ValueError, match=rf"row {k} lands on {landed}, but row {k + 1} begins at t={plan.t[k + 1]}"):
+        PlanSampler.from_plan(schedule, dataclasses.replace(plan, t_next=(*plan.t_next[:k], landed, *plan.t_next[k + 1 :])))
+    rising = dataclasses.replace(plan, t=plan.t[::-1], t_next=(*plan.t[-2::-1], None), signal=None, noise=None)
+    with pytest.raises(ValueError, match="must not rise, but row 1"):
+        PlanSampler.from_plan(schedule, rising)
+    assert PlanSampler.from_plan(schedule, plan[: k + 1]).nfe == k + 1  # the first rows alone are a walk too

@@ -139,7 +139,8 @@ class PlanSampler:
             clip: how x0_hat is clipped.
 
         Raises:
-            ValueError: a timestep of the plan is outside the schedule, or the plan was made for another schedule.
+            ValueError: a timestep of the plan is outside the schedule, or the plan was made for another schedule; t rises, or a row
+                begins elsewhere than the row before it ends.
         """
         if not isinstance(plan, Plan):
             raise TypeError(f"plan must be a Plan, got {type(plan).__name__}")
@@ -368,6 +369,12 @@ class BarePlanSampler(PlanSampler):
         if not isinstance(self.schedule, NoiseSchedule):
             raise TypeError(f"schedule must be a NoiseSchedule, got {type(self.schedule).__name__}")
         times = tuple(dict.fromkeys(self.table.t))
+        if self.steps is not None or tuple(self.timesteps) != times or self.spacing != "trailing":
+            raise ValueError(
+                f"the timesteps of a bare table are its own and cannot be chosen, got steps={self.steps}, timesteps of length "
+                f"{len(self.timesteps)} and spacing={self.spacing!r}: change the table, or replace the sampler that made it"
+            )
+        _check_walk(self.table)
         object.__setattr__(self, "table", self.table.with_levels(self.schedule))
         object.__setattr__(self, "timesteps", times)
         object.__setattr__(self, "clip", check_clip(self.clip))
@@ -384,6 +391,15 @@ class BarePlanSampler(PlanSampler):
         if not 0 <= start_at < len(self.table):
             raise ValueError(f"start_at must be a row number in 0..{len(self.table) - 1}, got {start_at!r}")
         return Coefficients(self.table[start_at:], self.schedule, self.prediction, self.clip)
+
+
+def _check_walk(plan: Plan) -> None:
+    """Raise a ValueError unless the rows of a table go down one after another, each from where the last one ended."""
+    for k, (landed, t) in enumerate(zip(plan.t_next, plan.t[1:], strict=False), start=1):
+        if t > plan.t[k - 1]:
+            raise ValueError(f"the t of a table must not rise, but row {k} is at t={t} after {plan.t[k - 1]}")
+        if landed != t:
+            raise ValueError(f"row {k - 1} lands on {landed}, but row {k} begins at t={t}: rows must join")
 
 
 def walk_plan(

@@ -13,7 +13,7 @@ import numpy as np
 
 from ddimkit._arguments import LARGEST_START
 from ddimkit.learning.objectives import Objective
-from ddimkit.sampling import PlanSampler
+from ddimkit.sampling import BarePlanSampler, PlanSampler
 from ddimkit.timesteps import Spacing
 
 __all__ = ["OptimizedTimesteps", "optimize_timesteps"]
@@ -65,6 +65,8 @@ def optimize_timesteps(template: PlanSampler, steps: int, *, objective: Objectiv
             bare table, whose timesteps cannot be chosen; an objective that is not finite for any of the named spacings.
     """
     names = get_args(Spacing)
+    if isinstance(template, BarePlanSampler):
+        raise ValueError(f"the template must be a sampler that can take {steps} timesteps, got {type(template).__name__}")
     if evaluations < len(names):
         raise ValueError(f"there must be at least {len(names)} evaluations, one for each named spacing, got {evaluations}")
     made = {name: tuple(replace(template, steps=steps, timesteps=(), spacing=name).timesteps) for name in names}
