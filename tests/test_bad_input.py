@@ -238,7 +238,7 @@ CASES: dict[str, Case] = {
     "an x_T of ints": (lambda: draw(shape=None, x_T=X.long()), TypeError, "floating point tensor, got torch.int64"),
     "an x_T of NaN": (lambda: draw(shape=None, x_T=X * NAN), ValueError, "x_T holds NaN or infinity"),
     "an x_T of numpy": (lambda: draw(shape=None, x_T=np.zeros((2, 3))), TypeError, "x_T must be a floating point tensor"),
-    "another dtype": (lambda: draw(dtype=torch.int32), TypeError, "float16, bfloat16, float32 or float64, got torch.int32"),
+    "another dtype": (lambda: draw(dtype=torch.int32), TypeError, "torch.float16, bfloat16, float32 or float64, got torch.int32"),
     "a device that is none": (lambda: draw(device="gpu"), ValueError, "device 'gpu' cannot be used here: give 'cpu'"),
     "a device that is not here": (lambda: draw(device="cuda:77"), ValueError, "device 'cuda:77' cannot be used here: give 'cpu'"),
     "arguments that are no mapping": (lambda: draw(model_kwargs=[1]), TypeError, "mapping of names to arguments, got list"),

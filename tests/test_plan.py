@@ -106,7 +106,7 @@ VALID: dict[str, Any] = {"t": (9, 4), "t_next": (4, None), "a": [0.5, 0.0], "b":
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"t": ()}, ValueError, "plan of 0 rows needs a"),
+        ({"t": ()}, ValueError, "needs at least one row"),
         ({"t": (9, 4, 1)}, ValueError, r"plan of 3 rows needs a of shape \(3,\), got \(2,\)"),
         ({"t_next": (None,)}, ValueError, "t has 2 entries but t_next has 1"),
         ({"t": (9.0, 4)}, TypeError, "timestep must be an integer, got 9.0"),

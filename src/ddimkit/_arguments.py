@@ -144,7 +144,8 @@ def check_device(device: torch.device | str) -> torch.device:
 def _check_dtype(dtype: torch.dtype) -> None:
     """Raise a TypeError for a type that x cannot have."""
     if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
+        hint = f": give torch.{dtype}" if isinstance(dtype, str) else ""
+        raise TypeError(f"dtype must be torch.float16, bfloat16, float32 or float64, got {dtype!r}{hint}")
 
 
 def check_callers(model: object, arguments: Arguments) -> None:
@@ -206,7 +207,10 @@ def _warn_of_signal(coefficients: Coefficients) -> None:
     t = coefficients.plan.t[0]
     alpha_bar = float(coefficients.schedule.alpha_bars[t])
     if alpha_bar > LARGEST_START:
+        higher = "start higher, as spacing='trailing' does"
+        if t == coefficients.schedule.num_timesteps - 1:
+            higher = "the schedule goes no higher, so check it (were alphas given for alpha_bars, their cumulative products?)"
         _warn(
             f"sampling starts from pure noise at t={t}, where the model was trained on images that still hold signal "
-            f"(alpha_bar = {alpha_bar:.4g}): start higher, as spacing='trailing' does, or give x_T"
+            f"(alpha_bar = {alpha_bar:.4g}): {higher}, or give x_T"
         )

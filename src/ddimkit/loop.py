@@ -317,9 +317,8 @@ def check_finite(run: Run, x: Tensor) -> None:
             if not bool(torch.isfinite(y).all()) or (x0 is not None and not bool(torch.isfinite(x0).all())):
                 began = f"it began at step {run.start_at + k} (t={plan.t[k]})"
                 break
-    raise NonFiniteError(
-        f"the result holds NaN or infinity; {began or 'walked again with the same seed it did not: the model is not deterministic'}"
-    )
+    unknown = "the same walk again stays finite: the caller or a callback changed a state, or the model is not deterministic"
+    raise NonFiniteError(f"the result holds NaN or infinity; {began or unknown}")
 
 
 def _source(

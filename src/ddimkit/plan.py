@@ -56,6 +56,8 @@ class Plan:
         t = tuple(integer(u, "a plan's timestep") for u in self.t)
         t_next = tuple(None if u is None else integer(u, "a plan's timestep") for u in self.t_next)
         size = len(t)
+        if not size:
+            raise ValueError("a plan needs at least one row, got none")
         given = [name for name in ("a", "b", "c", *_OPTIONAL) if getattr(self, name) is not None]
         if ("signal" in given) != ("noise" in given):
             raise ValueError(

@@ -28,6 +28,16 @@ __all__ = ["Clip", "DynamicThreshold", "Prediction"]
 Prediction = Literal["epsilon", "x0", "v", "flow"]
 """What a model predicts, as in this module's table."""
 
+_ELSEWHERE: dict[str, Prediction] = {
+    "eps": "epsilon",
+    "noise": "epsilon",
+    "sample": "x0",
+    "x_start": "x0",
+    "v_prediction": "v",
+    "velocity": "v",
+    "flow_prediction": "flow",
+}
+
 
 @dataclass(frozen=True)
 class DynamicThreshold:
@@ -91,7 +101,9 @@ def clip_x0(x0: Tensor, clip: Clip) -> Tensor:
 def check_prediction(prediction: str, schedule: NoiseSchedule, timesteps: Sequence[int]) -> None:
     """Raise a ValueError for an unknown prediction, or for epsilon where an image holds no signal at all."""
     if prediction not in get_args(Prediction):
-        raise ValueError(f"prediction must be one of {', '.join(get_args(Prediction))}, got {prediction!r}")
+        meant = _ELSEWHERE.get(prediction) if isinstance(prediction, str) else None
+        hint = f": elsewhere that is the name of what is {meant!r} here" if meant else ""
+        raise ValueError(f"prediction must be one of {', '.join(get_args(Prediction))}, got {prediction!r}{hint}")
     if prediction == "epsilon" and timesteps and schedule.signal[timesteps[0]] == 0:
         raise ValueError(
             f"epsilon prediction cannot give x0 at t={timesteps[0]}, where the schedule's signal is 0: "

@@ -33,6 +33,8 @@ from ddimkit._numbers import check_count, check_every, frozen_array, integer, nu
 
 __all__ = ["FloatArray", "NoiseSchedule", "ScheduleSpec"]
 
+_LEAST_SIGNAL = 1e-35
+
 FloatArray = NDArray[np.float64]
 """A numpy array of float64."""
 
@@ -74,7 +76,8 @@ class NoiseSchedule:
             raise ValueError(f"signal and noise must be (T,) with T >= 1, got shapes {signal.shape} and {noise.shape}")
         check_every(signal[:-1] > 0, signal, "signal must be above 0 before the last timestep")
         check_every((signal >= 0) & (signal <= 1), signal, "signal must lie in [0, 1]")
-        check_every((noise > 0) & (noise <= 1), noise, "noise must lie in (0, 1]: is alpha_bar exactly 1 somewhere?")
+        check_every(noise <= 1, noise, "noise must lie in (0, 1] (a sigma of x0 + sigma·eps is the noise sigma/√(1 + sigma²))")
+        check_every(noise > 0, noise, "noise must lie in (0, 1]: is alpha_bar exactly 1 somewhere?")
         ratio = signal / noise
         check_every(np.append(True, ratio[1:] < ratio[:-1]), ratio, "signal/noise must fall strictly with t")
         object.__setattr__(self, "signal", signal)
@@ -192,7 +195,8 @@ class NoiseSchedule:
             betas: (T,) each in (0, 1); the last may be 1, for zero terminal SNR.
 
         Raises:
-            ValueError: not one-dimensional, empty, or an entry outside (0, 1), naming it.
+            ValueError: not one-dimensional, empty, or an entry outside (0, 1), naming it; so large that the signal is lost to
+                float32.
         """
         return cls._from_betas(frozen_array(betas, "betas"), None)
 
@@ -203,7 +207,14 @@ class NoiseSchedule:
         check_every(
             (betas > 0) & (betas < 1) | (np.arange(betas.size) == betas.size - 1) & (betas == 1), betas, "betas must lie in (0, 1)"
         )
-        return cls(*levels_of_betas(betas), spec=spec)
+        signal, noise = levels_of_betas(betas)
+        lost = np.flatnonzero(signal[:-1] < _LEAST_SIGNAL)
+        if lost.size:
+            raise ValueError(
+                f"betas are so large that the signal at t={lost[0]} is {signal[lost[0]]:.3g}, which float32 cannot divide by: "
+                "were alpha_bars or alphas given for betas?"
+            )
+        return cls(signal, noise, spec=spec)
 
     @classmethod
     def from_alpha_bars(cls, alpha_bars: ArrayLike) -> Self:

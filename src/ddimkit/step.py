@@ -273,6 +273,8 @@ def check_output(output: object, x: Tensor, learned: bool) -> Tensor:
     wanted = x.shape if not learned else torch.Size((len(x), 2 * x.shape[1], *x.shape[2:]))
     if output.shape != wanted:
         hint = " (variance='learned_range' wants prediction and v stacked along the channels)" if learned else ""
+        if not learned and x.ndim > 1 and output.shape == (len(x), 2 * x.shape[1], *x.shape[2:]):
+            hint = ": twice the channels are a learned range, for DDPMSampler(variance='learned_range'); else pass the first half"
         raise ValueError(f"the model must return a tensor of shape {tuple(wanted)}, got {tuple(output.shape)}{hint}")
     if output.device != x.device:
         raise ValueError(f"the model's output is on {output.device} but x is on {x.device}: move one of them")

@@ -125,7 +125,13 @@ def read_unet(folder: str | Path) -> tuple[UNetConfig, dict[str, Tensor]]:
     folder = Path(folder)
     if not (folder / "config.json").exists() and (folder / "unet" / "config.json").exists():
         folder = folder / "unet"
-    config = unet_config(json.loads((folder / "config.json").read_text()))
+    try:
+        saved: Mapping[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{folder / 'config.json'} cannot be read as JSON: {error}") from error
+    if not isinstance(saved, Mapping):
+        raise WeightsError(f"{folder / 'config.json'} must hold a JSON object, got {type(saved).__name__}")
+    config = unet_config(saved)
     path = folder / _WEIGHTS
     if not path.is_file():
         raise WeightsError(f"{path} is missing: save the model with safe_serialization=True, pickles are not loaded")
