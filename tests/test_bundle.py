@@ -281,3 +281,14 @@ def test_a_wrong_bundle_is_refused(change: Mapping[str, Any], error: type[Except
 def test_settings_are_given_by_name(given: tuple[Any, ...]) -> None:
     with pytest.raises(TypeError, match="takes 3 positional arguments"):
         ModelBundle(smooth, SCHEDULE, *given)
+
+
+@pytest.mark.parametrize("value", [7e4, -7e4, float("inf"), float("nan")])
+def test_weights_that_float16_cannot_keep_are_not_written(value: float, tmp_path: Path) -> None:
+    net = UNet(UNetConfig(1, 1, (4, 4), 1, (), 2)).eval()
+    bundle = ModelBundle(net, NoiseSchedule.linear(), sample_shape=(1, 4, 4))
+    with torch.no_grad():
+        net.conv_out.bias[0] = value
+    with pytest.raises(ValueError, match=r"^conv_out\.bias holds NaN or numbers above 65504"):
+        save_bundle(bundle, tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -110,6 +110,7 @@ def save_bundle(bundle: ModelBundle, path: str | Path) -> str:
 
     Raises:
         TypeError: the model is no UNet, or the schedule was not made by a named constructor.
+        ValueError: a weight that float16 cannot keep, naming it; nothing is written.
     """
     if not isinstance(bundle.model, UNet) or bundle.schedule.spec is None:
         raise TypeError("only a UNet with a named schedule can be saved")
@@ -124,6 +125,10 @@ def save_bundle(bundle: ModelBundle, path: str | Path) -> str:
         "figures": bundle.figures,
     }
     weights = {name: value.to(torch.float16) for name, value in bundle.model.state_dict().items()}
+    lost = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]
+    if lost:
+        most = torch.finfo(torch.float16).max
+        raise ValueError(f"{', '.join(lost)} holds NaN or numbers above {most:g}, which float16 cannot keep")
     return write_tensors(path, weights, kind=_KIND, schema=_SCHEMA, settings=settings)
 
 
