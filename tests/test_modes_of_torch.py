@@ -1,0 +1,83 @@
+"""torch's own settings change nothing: a default dtype of float64, and inference mode."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from ddimkit import (
+    DDIMSampler,
+    DDPMSampler,
+    DPMSolverPPSampler,
+    DynamicThreshold,
+    NoiseSchedule,
+    PlanSampler,
+    UniPCSampler,
+    graphs,
+    load_pretrained,
+)
+from probes import normal, smooth, twice
+
+S = NoiseSchedule.linear()
+SAMPLERS: dict[str, PlanSampler] = {
+    "ddim": DDIMSampler(S, 5),
+    "eta": DDIMSampler(S, 5, eta=0.5, clip=DynamicThreshold(0.9)),
+    "v": DDIMSampler(S, 5, prediction="v", clip=(-1, 1)),
+    "ddpm": DDPMSampler(S, 5, variance="fixed_large"),
+    "learned": DDPMSampler(S, 5, variance="learned_range"),
+    "dpm": DPMSolverPPSampler(S, 5, order=3),
+    "unipc": UniPCSampler(S, 5),
+}
+
+
+@pytest.fixture
+def float64_by_default() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def runs(sampler: PlanSampler) -> list[torch.Tensor]:
+    """What every way of asking a sampler gives."""
+    model, x = twice if sampler.coefficients.learned else smooth, normal(3, 4)
+    states = list(sampler.iterate(model, (3, 4), seed=1))
+    *_, resumed = sampler.iterate(model, resume=states[1])
+    output = model(x, torch.tensor([9, 9, 9]))
+    step = sampler.step(x, output, torch.tensor([1, 0, 1]), noise=x, history=[x] * sampler.coefficients.depth)
+    drawn = [sampler.sample(model, (3, 4), seed=1, dtype=dtype) for dtype in (torch.bfloat16, None, torch.float64)]
+    late = sampler.sample(model, x_T=x, start_at=2, seed=1)
+    noise = torch.Generator().manual_seed(0)
+    by_generator = sampler.sample(model, (3, 4), generator=noise)
+    captured = graphs.capture(sampler, model, (3, 4))(seed=1)
+    return [states[-1].x, resumed.x, step, sampler.predict_x0(x, output, 1), *drawn, late, by_generator, captured]
+
+
+@pytest.mark.promise(52)
+@pytest.mark.usefixtures("float64_by_default")
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_default_dtype_of_float64_changes_no_bit(sampler: PlanSampler) -> None:
+    found = runs(sampler)
+    torch.set_default_dtype(torch.float32)
+    for one, other in zip(found, runs(sampler), strict=True):
+        assert one.dtype is other.dtype
+        assert torch.equal(one, other)
+
+
+@pytest.mark.promise(52)
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_inference_mode_changes_no_bit(sampler: PlanSampler) -> None:
+    with torch.inference_mode():
+        found = runs(sampler)
+    for one, other in zip(found, runs(sampler), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.promise(52)
+@pytest.mark.usefixtures("float64_by_default")
+def test_the_bundled_model_under_both() -> None:
+    bundle = load_pretrained("mnist")
+    sampler = bundle.sampler(DDIMSampler, steps=2)
+    with torch.inference_mode():
+        found = sampler.sample(bundle.model, (1, *bundle.sample_shape), seed=0)
+    torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, sampler.sample(bundle.model, (1, *bundle.sample_shape), seed=0))
