@@ -36,8 +36,8 @@ def wrong_calls() -> list[tuple[dict[str, Any], type[Exception], str]]:
     x = normal(2, 3)
     return [
         ({}, ValueError, "shape"),
-        ({"shape": 3}, TypeError, "sequence of ints"),
-        ({"shape": (2, 3.0)}, TypeError, "sequence of ints"),
+        ({"shape": 3}, TypeError, "sequence of integers"),
+        ({"shape": (2, 3.0)}, TypeError, "sequence of integers"),
         ({"shape": ()}, ValueError, r"\(B, ...\)"),
         ({"shape": (2, -1)}, ValueError, "at least 0"),
         ({"shape": (2, 4), "x_T": x}, ValueError, "differ"),
