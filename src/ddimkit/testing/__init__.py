@@ -1,5 +1,28 @@
-"""The conformance kit: what authors of samplers run on their own, with pytest."""
+"""The conformance kit: what authors of samplers run on their own, with pytest.
 
-from ddimkit.testing.conformance import NoFloat64, ProbeModel, SamplerConformance, check_plan
+Beside it: hypothesis strategies in :mod:`ddimkit.testing.strategies`, the measurement of orders, the weights that integrate the
+polynomial through earlier predictions, and the converter of tables whose history is of epsilon or velocity.
+"""
 
-__all__ = ["NoFloat64", "ProbeModel", "SamplerConformance", "check_plan"]
+import pytest
+
+# Before the modules are imported: their asserts then say what was compared.
+pytest.register_assert_rewrite(
+    *(f"ddimkit.testing.{name}" for name in ("arguments", "conformance", "lists", "numbers", "orders", "plans", "probes", "runs", "settings"))
+)
+
+from ddimkit.testing.conformance import SamplerConformance, TableConformance  # noqa: E402  # needs the line above
+from ddimkit.testing.orders import measured_order  # noqa: E402
+from ddimkit.testing.plans import check_noise_law, check_plan, check_precision  # noqa: E402
+from ddimkit.testing.probes import NoFloat64, ProbeModel  # noqa: E402
+
+__all__ = [
+    "NoFloat64",
+    "ProbeModel",
+    "SamplerConformance",
+    "TableConformance",
+    "check_noise_law",
+    "check_plan",
+    "check_precision",
+    "measured_order",
+]
