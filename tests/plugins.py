@@ -1,5 +1,6 @@
 """Samplers from outside the package, written as its users write theirs: a frozen dataclass with a `plan()`."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,3 +50,56 @@ class Heun(PlanSampler):
                 rows.append((1.0, weight, -weight))
         a, *b = np.array([*rows, (0.0, 1.0, 0.0)]).T
         return Plan((*t, times[-1]), (*t_next, None), a, np.stack(b, axis=1), np.zeros_like(a))
+
+
+@dataclass(frozen=True)
+class Midpoint(PlanSampler):
+    """DPM-Solver++ (2S): two calls a timestep, the second at the schedule's timestep nearest to the middle of λ, off the list."""
+
+    @property
+    def convergence_order(self) -> int:
+        """2."""
+        return 2
+
+    def plan(self) -> Plan:
+        times, s, n = list(self.timesteps), self.schedule.signal, self.schedule.noise
+        with np.errstate(divide="ignore"):
+            level = np.log(s / n)
+        rows = list[tuple[int, int, float, float, float]]()
+        for now, following in itertools.pairwise(times):
+            ratio = n[following] / n[now]
+            between = range(following + 1, now)
+            if not between or not np.isfinite(level[now]):
+                rows.append((now, following, ratio, s[following] - s[now] * ratio, 0.0))
+                continue
+            mid = min(between, key=lambda t: abs(level[t] - (level[now] + level[following]) / 2))
+            first, rest = n[mid] / n[now], n[following] / n[mid]
+            b_now = s[mid] - s[now] * first
+            h, part = level[following] - level[now], level[mid] - level[now]
+            slope = s[following] * (h + np.expm1(-h)) / part
+            whole = s[following] - s[now] * ratio
+            rows.append((now, mid, first, b_now, 0.0))
+            # x at the middle holds first·x + b_now·x0_hat: rest times it is ratio·x and a part of the weight of the first call.
+            rows.append((mid, following, rest, slope, whole - slope - rest * b_now))
+        t, t_next, a, *b = (list(column) for column in zip(*rows, (times[-1], None, 0.0, 1.0, 0.0), strict=True))
+        return Plan(tuple(t), tuple(t_next), np.array(a), np.stack(b, axis=1), np.zeros(len(t)))
+
+
+@dataclass(frozen=True)
+class Consistency(PlanSampler):
+    """Consistency sampling: jump to the clean image, and add noise anew."""
+
+    def plan(self) -> Plan:
+        times = list(self.timesteps)
+        s_next, n_next = np.append(self.schedule.signal[times[1:]], 1.0), np.append(self.schedule.noise[times[1:]], 0.0)
+        return Plan(tuple(times), (*times[1:], None), np.zeros(len(times)), s_next, n_next)
+
+
+@dataclass(frozen=True)
+class EveryOtherCount(AdamsBashforth2):
+    """A sampler of odd numbers of timesteps only."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.timesteps) % 2 == 0:
+            raise ValueError(f"the number of timesteps must be odd, got {len(self.timesteps)}")

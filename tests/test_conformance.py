@@ -1,9 +1,11 @@
 """Every sampler through the conformance kit, and the kit through samplers that are broken on purpose, check by check."""
 
+import ast
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import ddimkit.testing
 from ddimkit import (
     DDIMSampler,
     DDPMSampler,
@@ -22,32 +25,16 @@ from ddimkit import (
     SamplerState,
     UniPCSampler,
 )
-from ddimkit.testing import SamplerConformance
-from plugins import AdamsBashforth2
+from ddimkit.testing import SamplerConformance, TableConformance
+from kits import Maker, checks, conformance, of, table_conformance
+from mutants import CALLS, TABLES
+from plugins import AdamsBashforth2, Consistency, EveryOtherCount, Heun, Midpoint
 
-Maker = Callable[..., PlanSampler]
-
-
-def of(kind: type[PlanSampler], **settings: Any) -> Maker:
-    return lambda schedule, **keywords: kind(schedule, **settings, **keywords)
-
-
-def bare(make: Maker) -> Maker:
-    return lambda schedule, **keywords: PlanSampler.from_plan(schedule, make(schedule, **keywords).plan())
+def bare(make: Maker) -> Callable[[], PlanSampler]:
+    return lambda: PlanSampler.from_plan(LINEAR, make(LINEAR, timesteps=(999, 700, 650, 300, 20)).plan())
 
 
-def conformance(make: Maker, schedule: NoiseSchedule = SamplerConformance.schedule) -> type[SamplerConformance]:
-    """The kit, as a plug-in's author would inherit it, for what `make` makes."""
-    default = schedule
-
-    class Kit(SamplerConformance):
-        schedule = default
-
-        def make(self, schedule: NoiseSchedule, *, steps: int | None = None, timesteps: Sequence[int] = ()) -> PlanSampler:
-            return make(schedule, steps=steps, timesteps=tuple(timesteps))
-
-    return Kit
-
+LINEAR = NoiseSchedule.linear()
 
 TestDDIM = conformance(of(DDIMSampler))
 TestDDIMSomeNoise = conformance(of(DDIMSampler, eta=0.3))
@@ -58,7 +45,7 @@ TestDDIMFromV = conformance(of(DDIMSampler, prediction="v"))
 TestDDIMFromX0 = conformance(of(DDIMSampler, prediction="x0"))
 TestDDIMFromFlow = conformance(of(DDIMSampler, prediction="flow", eta=0.7), NoiseSchedule.rectified_flow())
 TestDDPMSmall = conformance(of(DDPMSampler, variance="fixed_small"))
-TestDDPMLarge = conformance(of(DDPMSampler, variance="fixed_large"))
+TestDDPMLarge = conformance(of(DDPMSampler, variance="fixed_large"), keeps_variance=False)
 TestDDPMLearned = conformance(of(DDPMSampler, variance="learned_range", prediction="v"))
 TestDPMSolver = conformance(of(DPMSolverPPSampler))
 TestDPMSolverThird = conformance(of(DPMSolverPPSampler, order=3))
@@ -69,7 +56,30 @@ TestUniPCThird = conformance(of(UniPCSampler, order=3, variant="bh1", prediction
 TestUniPCFlow = conformance(of(UniPCSampler, order=1, prediction="flow"), NoiseSchedule.rectified_flow())
 TestAdamsBashforth = conformance(of(AdamsBashforth2))
 TestAdamsBashforthFromV = conformance(of(AdamsBashforth2, prediction="v"))
-TestBarePlan = conformance(bare(of(DDIMSampler, eta=0.5)))
+TestHeun = conformance(of(Heun))
+TestHeunFromV = conformance(of(Heun, prediction="v"))
+TestStagesOffTheList = conformance(of(Midpoint))
+TestConsistency = conformance(of(Consistency), consistency=True)
+TestShortSchedule = conformance(of(DPMSolverPPSampler), NoiseSchedule.cosine(4))
+TestShortestSchedule = conformance(of(DDIMSampler, eta=0.5), NoiseSchedule.cosine(1))
+TestCertainCounts = conformance(of(EveryOtherCount), accepts=lambda self, count: count >= 1 and count % 2 == 1)
+TestFloat64 = conformance(of(UniPCSampler), dtype=torch.float64)
+TestTable = table_conformance(bare(of(DDIMSampler, eta=0.5)))
+TestTableWithHistory = table_conformance(bare(of(DPMSolverPPSampler, order=3)))
+TestTableOfStages = table_conformance(bare(of(Heun)))
+
+
+def learned(end: int | None) -> PlanSampler:
+    """A table as a learner leaves it: no row keeps signal or noise, and the last reads x, history and noise."""
+    draw = np.random.default_rng(0)
+    b = np.tril(draw.normal(size=(4, 4)) * 0.1 + 0.3)[:, ::-1].copy()
+    b = np.stack([np.append(row[3 - k :], np.zeros(3 - k)) for k, row in enumerate(b)])
+    plan = Plan((974, 640, 480, 230), (640, 480, 230, end), draw.uniform(0.2, 0.9, 4), b, np.array([0.1, 0.2, 0.1, 0.05]))
+    return PlanSampler.from_plan(LINEAR, plan, prediction="v")
+
+
+TestLearnedTable = table_conformance(lambda: learned(None))
+TestLearnedTableToTimestep0 = table_conformance(lambda: learned(0))
 
 
 # From here on: samplers that the kit must refuse. Each breaks one thing.
@@ -391,30 +401,76 @@ REFUSED: list[tuple[str, Maker, type[Exception]]] = [
 ]
 
 
-def run_check(kit: SamplerConformance, name: str) -> None:
-    """One check of the kit, once for each of its parameters."""
-    check = getattr(kit, name)
-    marks = [mark for mark in getattr(check, "pytestmark", []) if mark.name == "parametrize"]
-    for values in itertools.product(*([(mark.args[0], value) for value in mark.args[1]] for mark in marks)):
-        check(**dict(values))
-
-
 @pytest.mark.parametrize(("name", "make", "error"), REFUSED, ids=[f"{name}-{i}" for i, (name, _, _) in enumerate(REFUSED)])
 def test_the_kit_refuses_a_broken_sampler(name: str, make: Maker, error: type[Exception]) -> None:
     with torch.enable_grad(), pytest.raises(error):
-        run_check(conformance(make)(), name)
+        getattr(conformance(make)(), name)()
 
 
 def test_every_check_of_the_kit_is_seen_to_refuse_something() -> None:
-    assert {name for name, _, _ in REFUSED} == {name for name in vars(SamplerConformance) if name.startswith("test_")}
+    """By a sampler of this file or by a mutant."""
+    refused = {name for name, _, _ in REFUSED} | {name for mutation in (*TABLES, *CALLS) for name in mutation.checks}
+    assert refused == set(checks(SamplerConformance))
 
 
 def test_the_harness_itself_refuses_nothing() -> None:
     """The wrapper that breaks nothing passes every check: what the table sees refused is the breakage."""
     for name in {name for name, _, _ in REFUSED}:
-        run_check(conformance(of(Wrapped, eta=0.5))(), name)
+        getattr(conformance(of(Wrapped, eta=0.5))(), name)()
+
+
+def broken_table(**columns: Any) -> Callable[[], PlanSampler]:
+    """The learned table with other columns."""
+    return lambda: PlanSampler.from_plan(LINEAR, replace(learned(None).plan(), **columns), prediction="v")
+
+
+@dataclass(frozen=True)
+class CallsTwice(PlanSampler):
+    """A fixed table whose rows are counted wrongly."""
+
+    def plan(self) -> Plan:
+        return DDIMSampler(self.schedule, timesteps=tuple(self.timesteps)).plan()
+
+    @property
+    def nfe(self) -> int:
+        return 2 * len(self.timesteps)
+
+
+def test_the_kit_of_tables_refuses() -> None:
+    fresh = np.append(learned(None).plan().b[:3], [[0.5, 0.1, 0.1, 0.1]], axis=0)
+    fresh[0, 1] = 0.2
+    cases: list[tuple[str, Callable[[], PlanSampler], str]] = [
+        ("test_table_joins", broken_table(t_next=(640, 500, 230, None)), "lands on t_next = 500"),
+        ("test_table_joins", broken_table(t_next=(640, 480, 230, 100)), "last row lands on"),
+        ("test_table_joins", broken_table(b=fresh), "row 0 reads more"),
+        ("test_calls", lambda: CallsTwice(LINEAR, timesteps=(999, 500)), "nfe is 4"),
+    ]
+    for name, make, fault in cases:
+        with pytest.raises(AssertionError, match=fault):
+            getattr(table_conformance(make)(), name)()
+
+
+def test_settings_must_be_named() -> None:
+    kit = conformance(lambda schedule, **keywords: DDIMSampler(schedule, **keywords))
+    with pytest.raises(AssertionError, match="other_settings.*eta"):
+        kit().test_settings_make_another_sampler()
+
+
+def test_messages_need_no_rewriting() -> None:
+    """Every assert of the kit has a message."""
+    bare = []
+    for path in Path(ddimkit.testing.__file__).parent.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        narrowing = (ast.Call,)  # isinstance narrows types, and compares nothing
+        bare += [
+            f"{path.name}:{node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assert) and node.msg is None and not isinstance(node.test, narrowing)
+        ]
+    assert not bare, bare
 
 
 def test_make_must_be_written() -> None:
-    with pytest.raises(NotImplementedError, match="make"):
-        SamplerConformance().uneven()
+    for kit in (SamplerConformance, TableConformance):
+        with pytest.raises(NotImplementedError, match="make"):
+            kit().uneven()

@@ -24,6 +24,9 @@ def check_plan(plan: Plan, schedule: NoiseSchedule) -> None:
         AssertionError: naming the row.
     """
     check_joints(plan)
+    assert plan.a[-1] == 0, f"the last row keeps x: it has a = {plan.a[-1]}, not 0"
+    assert plan.b[-1].tolist() == [1.0] + [0.0] * (plan.b.shape[1] - 1), f"the last row has b = {plan.b[-1]}, not (1, 0, …)"
+    assert plan.c[-1] == 0, f"the last row adds noise: it has c = {plan.c[-1]}, not 0"
     for k, (s, n, s_next, n_next) in enumerate(_levels(plan, schedule)):
         a, b, c = float(plan.a[k]), plan.b[k], float(plan.c[k])
         tolerance = 1e-12 * (1 + abs(a) + float(np.abs(b).sum()))
@@ -34,9 +37,7 @@ def check_plan(plan: Plan, schedule: NoiseSchedule) -> None:
             assert abs(a * n - n_next) <= tolerance, (
                 f"row {k} loses noise: a·n = {a * n}, not n' = {n_next} (t={plan.t[k]}, tolerance {tolerance:.1g})"
             )
-    assert plan.a[-1] == 0, f"the last row keeps x: it has a = {plan.a[-1]}, not 0"
-    assert plan.b[-1].tolist() == [1.0] + [0.0] * (plan.b.shape[1] - 1), f"the last row has b = {plan.b[-1]}, not (1, 0, …)"
-    assert plan.c[-1] == 0, f"the last row adds noise: it has c = {plan.c[-1]}, not 0"
+
 
 
 def check_joints(plan: Plan) -> None:
