@@ -8,10 +8,14 @@ import pytest
 
 # Before the modules are imported: their asserts then say what was compared.
 pytest.register_assert_rewrite(
-    *(f"ddimkit.testing.{name}" for name in ("arguments", "conformance", "lists", "numbers", "orders", "plans", "probes", "runs", "settings"))
+    *(
+        f"ddimkit.testing.{name}"
+        for name in ("arguments", "conformance", "lists", "numbers", "orders", "plans", "probes", "runs", "settings")
+    )
 )
 
 from ddimkit.testing.conformance import SamplerConformance, TableConformance  # noqa: E402  # needs the line above
+from ddimkit.testing.integration import integration_weights, past_nodes, x0_history  # noqa: E402
 from ddimkit.testing.orders import measured_order  # noqa: E402
 from ddimkit.testing.plans import check_noise_law, check_plan, check_precision  # noqa: E402
 from ddimkit.testing.probes import NoFloat64, ProbeModel  # noqa: E402
@@ -24,5 +28,8 @@ __all__ = [
     "check_noise_law",
     "check_plan",
     "check_precision",
+    "integration_weights",
     "measured_order",
+    "past_nodes",
+    "x0_history",
 ]

@@ -39,7 +39,6 @@ def check_plan(plan: Plan, schedule: NoiseSchedule) -> None:
             )
 
 
-
 def check_joints(plan: Plan) -> None:
     """Assert that each row begins where the one before ended, and that no row reads predictions that do not exist."""
     for k in range(len(plan) - 1):
