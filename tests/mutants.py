@@ -8,8 +8,9 @@ refuses which.
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ class Base(NamedTuple):
     name: str
     kind: type[PlanSampler]
     settings: dict[str, Any]
-    attributes: dict[str, Any] = {}
+    attributes: Mapping[str, Any] = MappingProxyType({})
 
 
 BASES = [
@@ -351,7 +352,7 @@ def noise_fn_ignored(keywords: dict[str, Any], shape: Any) -> None:
         keywords["noise_fn"] = lambda _, like: torch.ones_like(like)
 
 
-def x_T_ignored(keywords: dict[str, Any], shape: Any) -> None:
+def first_x_ignored(keywords: dict[str, Any], shape: Any) -> None:
     if keywords.get("x_T") is not None:
         keywords["x_T"] = torch.ones_like(keywords["x_T"])
 
@@ -459,13 +460,13 @@ def fixed(**settings: Any) -> Callable[[type[PlanSampler]], Body]:
     """A class that overwrites settings when it is made."""
 
     def body(base: type[PlanSampler]) -> Body:
-        def __post_init__(self: PlanSampler) -> None:
+        def overwrite(self: PlanSampler) -> None:
             for name, value in settings.items():
                 if hasattr(self, name):
                     object.__setattr__(self, name, value)
             base.__post_init__(self)
 
-        return {"__post_init__": __post_init__}
+        return {"__post_init__": overwrite}
 
     return body
 
@@ -522,7 +523,11 @@ COUNT = itertools.count(1)
 
 PLAN, LAW, ERROR, ORDER = "test_plan_of_every_list", "test_noise_law", "test_error_falls", "test_convergence_order"
 NUMBERS = (PLAN, LAW, ORDER, ERROR)
-_SIGNAL, _NOISE, _WRONG = "loses signal", "loses noise|noise law", "loses noise|noise law|does not fall|error on Gaussian|with order"
+_SIGNAL, _NOISE, _WRONG = (
+    "loses signal",
+    "loses noise|noise law",
+    "loses noise|noise law|does not fall|error on Gaussian|with order",
+)
 
 TABLES = [
     Mutation("weights_swapped", NUMBERS, _WRONG, planned(swapped)),
@@ -535,7 +540,12 @@ TABLES = [
     Mutation("t_for_log_snr", NUMBERS, _WRONG, planned(t_for_log_snr)),
     Mutation("a_halved_with_history", NUMBERS, _WRONG, planned(a_times(0.5, history))),
     Mutation("a_halved", NUMBERS, _WRONG, planned(a_times(0.5, lambda plan: np.full(len(plan), True)))),
-    Mutation("a_negative_beside_tiny_c", NUMBERS, "turns x|does not fall|loses noise|with order", planned(a_times(-1.0, lambda p: np.full(len(p), True), 1e-9))),
+    Mutation(
+        "a_negative_beside_tiny_c",
+        NUMBERS,
+        "turns x|does not fall|loses noise|with order",
+        planned(a_times(-1.0, lambda p: np.full(len(p), True), 1e-9)),
+    ),
     Mutation("a_off_by_a_millionth", NUMBERS, _WRONG, planned(biased)),
     Mutation("wrong_beyond_64_rows", NUMBERS, _WRONG, planned(wrong_beyond_64_rows)),
     Mutation("c_times_10", NUMBERS, _WRONG, planned(c_times(10.0))),
@@ -547,7 +557,12 @@ TABLES = [
     Mutation("eta_on_the_variance", NUMBERS, _WRONG, planned(eta_on_the_variance)),
     Mutation("noise_added", NUMBERS, _WRONG, planned(adds_noise)),
     *(
-        Mutation(f"{columns}_through_{np.dtype(kind).name}", ("test_numbers_are_float64",), "went through float", planned(through(kind, columns)))
+        Mutation(
+            f"{columns}_through_{np.dtype(kind).name}",
+            ("test_numbers_are_float64",),
+            "went through float",
+            planned(through(kind, columns)),
+        )
         for kind in (np.float16, np.float32)
         for columns in ("a", "b", "c", "abc")
     ),
@@ -565,7 +580,18 @@ TABLES = [
     Mutation("signal_lost_after_zero_snr", ("test_plan_from_zero_snr",), _SIGNAL, planned(history_after_zero_snr)),
     Mutation("range_swapped", ("test_variances_are_ordered",), "above c_max", planned(range_swapped)),
     Mutation("range_times_10", ("test_variances_are_ordered",), "does not fall|is .* at 512", planned(range_times_ten)),
-    Mutation("cached_by_timesteps", ("test_schedule_is_obeyed",), "schedule is not obeyed", cached_by(lambda s: tuple(s.timesteps) + ((getattr(s, "eta", 0), getattr(s, "order", 0), getattr(s, "variance", 0), getattr(s, "variant", 0)),)), False),
+    Mutation(
+        "cached_by_timesteps",
+        ("test_schedule_is_obeyed",),
+        "schedule is not obeyed",
+        cached_by(
+            lambda s: (
+                tuple(s.timesteps)
+                + ((getattr(s, "eta", 0), getattr(s, "order", 0), getattr(s, "variance", 0), getattr(s, "variant", 0)),)
+            )
+        ),
+        False,
+    ),
     Mutation("cached_by_length", (PLAN,), "visits the timesteps", cached_by(lambda s: len(s.timesteps)), False),
     Mutation("linear_whatever_the_schedule", (PLAN,), _SIGNAL, linear_always, False),
 ]
@@ -577,7 +603,7 @@ CALLS = [
     Mutation("list_of_seeds_reversed", ("test_list_of_seeds",), "list of seeds|name seeds", called(list_reversed, "iterate")),
     Mutation("generator_ignored", ("test_generator",), "generator is ignored", called(generator_ignored)),
     Mutation("noise_fn_ignored", ("test_noise_fn_makes_the_noise",), "noise_fn is ignored", called(noise_fn_ignored)),
-    Mutation("x_T_ignored", ("test_x_T_is_where_it_starts",), "x_T is ignored", called(x_T_ignored)),
+    Mutation("x_T_ignored", ("test_first_x_is_x_t",), "x_T is ignored", called(first_x_ignored)),
     Mutation("start_at_ignored", ("test_start_at",), "start_at", called(start_at_ignored)),
     Mutation("dtype_ignored", ("test_dtype_is_kept",), "dtype=.* is not kept", called(dtype_ignored)),
     Mutation("model_kwargs_ignored", ("test_model_kwargs",), "model_kwargs=", called(kwargs_ignored)),
@@ -591,11 +617,28 @@ CALLS = [
     Mutation("seeds_numpy", ("test_caller_is_left_alone",), "numpy's global random state", called(seeds_numpy)),
     Mutation("resume_forgets", ("test_resume",), "resumed after row", resume_without_history),
     Mutation("result_polished", ("test_result_is_the_last_x0",), "not the last x0", result(lambda x: x * 1.01, "sample")),
-    Mutation("result_depends_on_the_batch", ("test_batch_split_changes_nothing",), "depends on its batch", result(lambda x: x - (x.mean() if x.numel() else 0), "sample")),
-    Mutation("result_differs_each_time", ("test_same_seed_same_sample",), "same seed differ", result(lambda x: x + next(COUNT) * 1e-3, "sample")),
-    Mutation("through_float64", ("test_float32_needs_no_float64",), "float64 tensor", result(lambda x: (x.double() * 1).to(x.dtype), "sample")),
+    Mutation(
+        "result_depends_on_the_batch",
+        ("test_batch_split_changes_nothing",),
+        "depends on its batch",
+        result(lambda x: x - (x.mean() if x.numel() else 0), "sample"),
+    ),
+    Mutation(
+        "result_differs_each_time",
+        ("test_same_seed_same_sample",),
+        "same seed differ",
+        result(lambda x: x + next(COUNT) * 1e-3, "sample"),
+    ),
+    Mutation(
+        "through_float64",
+        ("test_float32_needs_no_float64",),
+        "float64 tensor",
+        result(lambda x: (x.double() * 1).to(x.dtype), "sample"),
+    ),
     Mutation("step_detached", ("test_step_has_a_gradient",), "no gradient", result(lambda x: x.detach(), "step")),
-    Mutation("step_of_half_a_gradient", ("test_step_has_a_gradient",), "wrong gradient", result(lambda x: x / 2 + x.detach() / 2, "step")),
+    Mutation(
+        "step_of_half_a_gradient", ("test_step_has_a_gradient",), "wrong gradient", result(lambda x: x / 2 + x.detach() / 2, "step")
+    ),
     Mutation("step_in_float16", ("test_step_is_the_loops_row",), "step at row", result(lambda x: x.half().to(x.dtype), "step")),
     Mutation("step_of_another_history", ("test_step_is_the_loops_row",), "step at row", step_of_shifted_history),
     Mutation("step_of_the_first_index", ("test_step_takes_mixed_indices",), "tensor index", first_index_for_all),

@@ -30,6 +30,7 @@ from kits import Maker, checks, conformance, of, table_conformance
 from mutants import CALLS, TABLES
 from plugins import AdamsBashforth2, Consistency, EveryOtherCount, Heun, Midpoint
 
+
 def bare(make: Maker) -> Callable[[], PlanSampler]:
     return lambda: PlanSampler.from_plan(LINEAR, make(LINEAR, timesteps=(999, 700, 650, 300, 20)).plan())
 
@@ -228,13 +229,13 @@ class CentresTheBatch(Wrapped):
         return x - x.mean()
 
 
-CALLS = itertools.count()
+COUNTED = itertools.count()
 
 
 @dataclass(frozen=True)
 class CountsItsCalls(Wrapped):
     def sample(self, model: Any, shape: Any = None, **keywords: Any) -> Tensor:
-        return super().sample(model, shape, **keywords) + next(CALLS)
+        return super().sample(model, shape, **keywords) + next(COUNTED)
 
 
 @dataclass(frozen=True)
@@ -452,7 +453,7 @@ def test_the_kit_of_tables_refuses() -> None:
 
 def test_settings_must_be_named() -> None:
     kit = conformance(lambda schedule, **keywords: DDIMSampler(schedule, **keywords))
-    with pytest.raises(AssertionError, match="other_settings.*eta"):
+    with pytest.raises(AssertionError, match=r"other_settings.*eta"):
         kit().test_settings_make_another_sampler()
 
 

@@ -46,7 +46,7 @@ class ArgumentChecks(RunChecks):
         first, second = (sampler.sample(ProbeModel(sampler), SHAPE, device=self.device, dtype=self.dtype) for _ in range(2))
         assert not torch.equal(first, second), "two samples without a seed are equal: the seed must be fresh each time"
 
-    def test_x_T_is_where_it_starts(self) -> None:
+    def test_first_x_is_x_t(self) -> None:
         """``x_T`` is the first x that the model is given."""
         sampler, x_T = self.uneven(), self.normal(*SHAPE, seed=9)
         model = ProbeModel(sampler)

@@ -43,8 +43,8 @@ def x0_history(
 ) -> Plan:
     r"""The table over x0 predictions that does what a table over earlier model outputs does.
 
-    Row k of the given table makes :math:`x' = a_k x + \sum_j e_{kj}\, out(\text{j calls ago})`. With :math:`\hat x_0 = A x + B\,out` each
-    output is :math:`(\hat x_0 - A x)/B`, and each earlier x follows from the present one: :math:`x = (x' - \sum_j b_j \hat x_0)/a`.
+    Row k of the given table makes :math:`x' = a_k x + \sum_j e_{kj}\, out(\text{j calls ago})`. With
+    :math:`\hat x_0 = A x + B\,out` each output is :math:`(\hat x_0 - A x)/B`, and each earlier x follows from the present one: :math:`x = (x' - \sum_j b_j \hat x_0)/a`.
     So a row of the result may read every earlier prediction.
 
     Args:
@@ -73,7 +73,9 @@ def x0_history(
             i = k - j
             if j and given[k, j:].any():
                 if a[i] == 0:
-                    raise ValueError(f"row {i} has a = 0: the x before it, which row {k} reads, does not follow from the x after it")
+                    raise ValueError(
+                        f"row {i} has a = 0: the x before it, which row {k} reads, does not follow from the x after it"
+                    )
                 slope, back = slope / a[i], back / a[i]
                 back[j:] -= b[i, : S - j] / a[i]
             weight = given[k, j] / B[i]

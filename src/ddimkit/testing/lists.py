@@ -15,8 +15,8 @@ class ListChecks(RunChecks):
 
     Attributes:
         schedule: the schedule that most checks sample with; any number of timesteps.
-        keeps_variance: whether rows that read no history keep the noise, :math:`(a n)^2 + c^2 = n'^2`. False for samplers whose noise
-            is larger by design, as DDPM's ``fixed_large``.
+        keeps_variance: whether rows that read no history keep the noise, :math:`(a n)^2 + c^2 = n'^2`. False for samplers whose
+            noise is larger by design, as DDPM's ``fixed_large``.
         consistency: whether the model is a consistency function. The kit then runs the table with a Gaussian's own.
     """
 

@@ -90,8 +90,8 @@ def check_precision(plan: Plan) -> None:
             with np.errstate(over="ignore"):
                 rounded = len(entries) >= 3 and bool((entries.astype(kind) == entries).all())
             assert not rounded, (
-                f"column {name} went through {np.dtype(kind).name}: all {len(entries)} entries are such numbers, as in {entries[:3]}; "
-                "compute coefficients in float64"
+                f"column {name} went through {np.dtype(kind).name}: all {len(entries)} entries are such numbers, "
+                f"as in {entries[:3]}; compute coefficients in float64"
             )
 
 

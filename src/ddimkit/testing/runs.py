@@ -110,9 +110,10 @@ class RunChecks:
         sampler, count = self.uneven(), 20
         seeds = [int(seed) for seed in np.random.default_rng(0).integers(0, 2**62, count)]
 
-        def sample(chosen: list[int], **keywords: int) -> Tensor:
+        def sample(chosen: list[int], batch_size: int | None = None) -> Tensor:
             shape = (len(chosen), *SHAPE[1:])
-            return sampler.sample(ProbeModel(sampler), shape, seed=chosen, device=self.device, dtype=self.dtype, **keywords)
+            model = ProbeModel(sampler)
+            return sampler.sample(model, shape, seed=chosen, device=self.device, dtype=self.dtype, batch_size=batch_size)
 
         whole = sample(seeds)
         assert len(torch.unique(whole.flatten(1), dim=0)) == count, f"{count} seeds give samples of which some are equal"
@@ -231,7 +232,7 @@ class RunChecks:
             # States that no sampler leaves behind, so that one which seeds them is seen whatever ran before.
             random.seed(8_675_309)
             np.random.seed(8_675_309)  # noqa: NPY002  # the global state is what must not change
-            torch.random.default_generator.manual_seed(8_675_309)
+            torch.manual_seed(8_675_309)
             before = _world()
             self.run(self.uneven())
             for name, value in _world().items():

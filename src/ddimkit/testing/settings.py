@@ -29,18 +29,18 @@ class SettingChecks(ListChecks):
         """Four models that predict one denoiser differently give one sample, but for rounding."""
         dtype = torch.float64 if torch.float64 in self.dtypes else torch.float32
         samples = dict[str, Tensor]()
-        for kind in _KINDS:
-            sampler = replace(self._with_signal(), prediction=kind, clip=None)
-            assert sampler.prediction == kind, f"prediction={kind!r} reads back as {sampler.prediction!r}"
-            model = SineDenoiser(sampler.schedule, kind, sampler.coefficients.learned)
-            samples[kind] = sampler.sample(model, SHAPE, seed=3, device=self.device, dtype=dtype)
+        for predicted in _KINDS:
+            sampler = replace(self._with_signal(), prediction=predicted, clip=None)
+            assert sampler.prediction == predicted, f"prediction={predicted!r} reads back as {sampler.prediction!r}"
+            model = SineDenoiser(sampler.schedule, predicted, sampler.coefficients.learned)
+            samples[predicted] = sampler.sample(model, SHAPE, seed=3, device=self.device, dtype=dtype)
         for kind, x in samples.items():
             apart = float((x - samples["x0"]).abs().max())
             bound = 1e-8 if dtype is torch.float64 else 1e-2
             assert apart <= bound, f"prediction={kind!r} of one denoiser gives another sample: {apart:.3g} apart, at most {bound:g}"
 
     def test_clip_holds(self) -> None:
-        """Clipped to a range, every x0_hat and the result lie in it; so do the results of a dynamic threshold; None clips nothing."""
+        """Clipped to a range, every x0_hat and the result lie in it; a dynamic threshold holds too; None clips nothing."""
         plain = replace(self.uneven(), clip=None)
         for clip, low, high in (((-0.125, 0.25), -0.125, 0.25), (DynamicThreshold(quantile=0.9), -1.0, 1.0)):
             sampler = replace(plain, clip=clip)
@@ -145,7 +145,9 @@ class SettingChecks(ListChecks):
         for dtype in self.dtypes:
             sampler = self.uneven()
             *_, last = sampler.iterate(ProbeModel(sampler), SHAPE, seed=5, dtype=dtype, device=self.device)
-            require_same(self.run(sampler, seed=5, dtype=dtype), last.x0, f"the result is not the last x0 prediction (dtype {dtype})")
+            require_same(
+                self.run(sampler, seed=5, dtype=dtype), last.x0, f"the result is not the last x0 prediction (dtype {dtype})"
+            )
 
     def test_captured_lists(self) -> None:
         """One captured sampler serves another list of timesteps; it is captured anew only where the structure differs."""
@@ -153,7 +155,9 @@ class SettingChecks(ListChecks):
         other = self.make(self.schedule, steps=self.nearest(min(4, self.schedule.num_timesteps)))
         captured = capture(from_graph, ProbeModel(from_graph), SHAPE, device=self.device, dtype=self.dtype)
         for sampler in (from_graph, other, from_graph):
-            require_same(captured.using(sampler)(seed=3), self.run(sampler), f"captured for {sampler.timesteps}, the sample differs")
+            require_same(
+                captured.using(sampler)(seed=3), self.run(sampler), f"captured for {sampler.timesteps}, the sample differs"
+            )
         wanted = 1 + (other.coefficients.noisy != from_graph.coefficients.noisy)
         assert captured.captures == wanted, f"two lists were captured {captured.captures} times, {wanted} expected"
 
@@ -182,9 +186,12 @@ class SettingChecks(ListChecks):
         try:
             late = sampler.sample(ProbeModel(sampler), x_T=x_T, start_at=start, noise_fn=self.noises())
         except ValueError as error:
-            assert "start_at" in str(error), f"start_at={start} is refused without naming start_at: {error}"
+            assert "start_at" in str(error), f"start_at={start} is refused without naming start_at: {error}"  # noqa: PT017  # the kit may also accept
             return
-        rest, row = self.make(self.schedule, timesteps=tuple(sampler.timesteps)[start:]), sampler.plan().t.index(sampler.timesteps[start])
+        rest, row = (
+            self.make(self.schedule, timesteps=tuple(sampler.timesteps)[start:]),
+            sampler.plan().t.index(sampler.timesteps[start]),
+        )
         noise = self.noises()
         expected = rest.sample(ProbeModel(rest), x_T=x_T, noise_fn=lambda draw, like: noise(draw + row, like))
         require_same(late, expected, f"start_at={start} is not the walk over timesteps[{start}:] from row {row}")
@@ -194,4 +201,3 @@ class SettingChecks(ListChecks):
         top = self.schedule.num_timesteps - 1 - int(self.schedule.signal[-1] == 0)
         times = {top, *(int(top * part) for part in (0.7, 0.65, 0.3, 0.02))}
         return self.make(self.schedule, timesteps=self.shortened(sorted(times, reverse=True)))
-

@@ -1,12 +1,13 @@
 """Hypothesis strategies for tests of samplers: schedules, timestep lists, plans, spectra, seeds, shapes and samplers.
 
-:func:`alpha_bar_lists` draws what a user may hand to :meth:`NoiseSchedule.from_alpha_bars`, so that a test can give the same floats to
-an oracle. Neighbours are at least 0.01 apart in log-SNR and none is within 3e-5 of 1: closer ones are legal but leave the papers'
+:func:`alpha_bar_lists` draws what a user may hand to :meth:`NoiseSchedule.from_alpha_bars`, so that a test can give the same floats
+to an oracle. Neighbours are at least 0.01 apart in log-SNR and none is within 3e-5 of 1: closer ones are legal but leave the papers'
 printed formulas few digits. This module needs hypothesis, and nothing else of ddimkit imports it.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from hypothesis import strategies as st
@@ -113,7 +114,8 @@ def samplers(draw: st.DrawFn, max_size: int = 12) -> PlanSampler:
     """Samplers of every class of this package, on schedules of arbitrary alpha_bars."""
     schedule = draw(schedules(max_size=max_size))
     times = draw(timesteps(schedule.num_timesteps))
-    order, eta = draw(st.sampled_from((1, 2, 3))), draw(st.floats(0, 1))
+    orders: list[Literal[1, 2, 3]] = [1, 2, 3]
+    order, eta = draw(st.sampled_from(orders)), draw(st.floats(0, 1))
     makers: list[Callable[[], PlanSampler]] = [
         lambda: DDIMSampler(schedule, timesteps=times, eta=eta),
         lambda: DDPMSampler(schedule, timesteps=times, variance="fixed_small" if eta < 0.5 else "fixed_large"),
