@@ -584,12 +584,7 @@ TABLES = [
         "cached_by_timesteps",
         ("test_schedule_is_obeyed",),
         "schedule is not obeyed",
-        cached_by(
-            lambda s: (
-                tuple(s.timesteps)
-                + ((getattr(s, "eta", 0), getattr(s, "order", 0), getattr(s, "variance", 0), getattr(s, "variant", 0)),)
-            )
-        ),
+        cached_by(lambda s: (*s.timesteps, *(getattr(s, name, 0) for name in ("eta", "order", "variance", "variant")))),
         False,
     ),
     Mutation("cached_by_length", (PLAN,), "visits the timesteps", cached_by(lambda s: len(s.timesteps)), False),

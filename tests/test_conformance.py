@@ -286,6 +286,14 @@ class NumbersRowsAnew(Wrapped):
 
 
 @dataclass(frozen=True)
+class StartsAtTheLast(Wrapped):
+    """Takes a row beyond the last for the last."""
+
+    def sample(self, model: Any, shape: Any = None, *, start_at: int = 0, **keywords: Any) -> Tensor:
+        return super().sample(model, shape, start_at=min(start_at, self.nfe - 1), **keywords)
+
+
+@dataclass(frozen=True)
 class DisturbedByLooking(Wrapped):
     def sample(self, model: Any, shape: Any = None, *, callback: Any = None, **keywords: Any) -> Tensor:
         return super().sample(model, shape, callback=callback, **keywords) + (callback is not None)
@@ -392,6 +400,8 @@ REFUSED: list[tuple[str, Maker, type[Exception]]] = [
     ("test_step_is_the_loops_row", of(OtherStep), AssertionError),
     ("test_step_is_the_loops_row", of(OtherX0), AssertionError),
     ("test_captured_steps_are_the_loops", of(PolishesTheResult), AssertionError),
+    ("test_captured_lists", of(PolishesTheResult), AssertionError),
+    ("test_start_row_must_exist", of(StartsAtTheLast), pytest.fail.Exception),
     ("test_threads", of(DependsOnThread), AssertionError),
     ("test_caller_is_left_alone", of(DrawsFromTorch), AssertionError),
     ("test_caller_is_left_alone", of(DrawsFromNumpy), AssertionError),

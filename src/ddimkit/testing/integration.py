@@ -43,9 +43,9 @@ def x0_history(
 ) -> Plan:
     r"""The table over x0 predictions that does what a table over earlier model outputs does.
 
-    Row k of the given table makes :math:`x' = a_k x + \sum_j e_{kj}\, out(\text{j calls ago})`. With
-    :math:`\hat x_0 = A x + B\,out` each output is :math:`(\hat x_0 - A x)/B`, and each earlier x follows from the present one: :math:`x = (x' - \sum_j b_j \hat x_0)/a`.
-    So a row of the result may read every earlier prediction.
+    Row k of the given table makes :math:`x' = a_k x + \sum_j e_{kj}\, out(\text{j calls ago})`. With :math:`\hat x_0 = A x +
+    B\,out` each output is :math:`(\hat x_0 - A x)/B`, and each earlier x follows from the present one: :math:`x = (x' - \sum_j
+    b_j \hat x_0)/a`. So a row of the result may read every earlier prediction.
 
     Args:
         plan: gives t, t_next and a; its b is not read, and its c must be 0.

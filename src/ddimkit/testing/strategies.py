@@ -1,8 +1,8 @@
 """Hypothesis strategies for tests of samplers: schedules, timestep lists, plans, spectra, seeds, shapes and samplers.
 
-:func:`alpha_bar_lists` draws what a user may hand to :meth:`NoiseSchedule.from_alpha_bars`, so that a test can give the same floats
-to an oracle. Neighbours are at least 0.01 apart in log-SNR and none is within 3e-5 of 1: closer ones are legal but leave the papers'
-printed formulas few digits. This module needs hypothesis, and nothing else of ddimkit imports it.
+:func:`alpha_bar_lists` draws what a user may hand to :meth:`NoiseSchedule.from_alpha_bars`, so that a test can give the same
+floats to an oracle. Neighbours are at least 0.01 apart in log-SNR and none is within 3e-5 of 1: closer ones are legal but leave
+the papers' printed formulas few digits. This module needs hypothesis, and nothing else of ddimkit imports it.
 """
 
 import math
