@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, NoiseSchedule, Plan, PlanSampler, UniPCSampler
+from ddimkit.testing.plans import reads_history
 from kits import conformance, of
 from plugins import AdamsBashforth2, Heun
 
@@ -447,9 +448,6 @@ def first_index_for_all(base: type[PlanSampler]) -> Body:
 
 
 def step_of_shifted_history(base: type[PlanSampler]) -> Body:
-    if not base.plan.__qualname__.startswith(("DPM", "UniPC", "Adams", "Heun")):
-        return {}  # reads no history
-
     def step(self: PlanSampler, *arguments: Any, history: Any = (), **keywords: Any) -> Tensor:
         return base.step(self, *arguments, history=tuple(h + 1e-3 for h in history), **keywords)
 
@@ -700,6 +698,8 @@ def mutants(each: int = 1) -> Iterator[Mutant]:
             continue
         kind = broken_class(base, mutation)
         if kind is None or (mutation.by_table and not changes(kind, base)):
+            continue
+        if mutation.body is step_of_shifted_history and not reads_history(base.kind(LINEAR, 9, **base.settings).plan()):
             continue
         globals()[kind.__name__] = kind
         yield Mutant(base.name, mutation, conformance(of(kind, **base.settings), **base.attributes))

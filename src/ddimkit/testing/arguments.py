@@ -127,8 +127,8 @@ class ArgumentChecks(RunChecks):
             with torch.enable_grad():
                 result = step(*moving)
                 assert result.requires_grad, f"step at row {row} has no gradient: its result is detached"
-                slopes = torch.autograd.grad(result.sum(), moving, allow_unused=True)
-            found = sum(float((g * d).sum()) for g, d in zip(slopes, way, strict=True) if g is not None)
+                slopes = torch.autograd.grad(result.sum(), moving, allow_unused=True, materialize_grads=True)
+            found = sum(float((g * d).sum()) for g, d in zip(slopes, way, strict=True))
             ahead, behind = (step(*(p + sign * size * d for p, d in zip(point, way, strict=True))) for sign in (1, -1))
             expected = float((ahead - behind).sum()) / (2 * size)
             assert abs(found - expected) <= 1e-5 * (1 + abs(expected)), (

@@ -82,7 +82,11 @@ def schedules(min_size: int = 1, max_size: int = 24, zero_terminal: bool | None 
 
 def built_in_schedules(min_size: int = 1, max_size: int = 200) -> st.SearchStrategy[NoiseSchedule]:
     """The schedules of every constructor, rectified flow (which ends at signal 0) among them."""
-    return st.builds(lambda make, T: make(T), st.sampled_from(list(BUILT_IN.values())), st.integers(min_size, max_size))
+
+    def make(name: str, T: int) -> NoiseSchedule:
+        return BUILT_IN[name](T)
+
+    return st.builds(make, st.sampled_from(list(BUILT_IN)), st.integers(min_size, max_size))
 
 
 def timesteps(T: int, min_size: int = 1, max_size: int | None = None) -> st.SearchStrategy[tuple[int, ...]]:
@@ -106,7 +110,11 @@ def spectra(min_size: int = 1, max_size: int = 6) -> st.SearchStrategy[list[floa
 def shapes(max_batch: int = 4, max_side: int = 4) -> st.SearchStrategy[tuple[int, ...]]:
     """Shapes (B, ...) of one to five dimensions; B may be 0."""
     sides = st.lists(st.integers(1, max_side), max_size=4)
-    return st.builds(lambda batch, rest: (batch, *rest), st.integers(0, max_batch), sides)
+
+    def shape(batch: int, rest: list[int]) -> tuple[int, ...]:
+        return (batch, *rest)
+
+    return st.builds(shape, st.integers(0, max_batch), sides)
 
 
 @st.composite
