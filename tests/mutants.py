@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, NoiseSchedule, Plan, PlanSampler, UniPCSampler
-from ddimkit.testing.plans import reads_history
+from ddimkit.testing._plans import reads_history
 from kits import conformance, of
 from plugins import AdamsBashforth2, Heun
 

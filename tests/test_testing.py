@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ddimkit import DDIMSampler, DPMSolverPPSampler, NoiseSchedule, Plan, PlanSampler, UniPCSampler
 from ddimkit.testing import check_plan, integration_weights, measured_order, strategies, x0_history
-from ddimkit.testing.plans import check_joints
+from ddimkit.testing._plans import check_joints
 from probes import normal, smooth
 
 SCHEDULE = NoiseSchedule.linear()

@@ -14,11 +14,11 @@ pytest.register_assert_rewrite(
     )
 )
 
+from ddimkit.testing._plans import check_noise_law, check_plan, check_precision  # noqa: E402
+from ddimkit.testing._probes import NoFloat64, ProbeModel  # noqa: E402
 from ddimkit.testing.conformance import SamplerConformance, TableConformance  # noqa: E402  # needs the line above
 from ddimkit.testing.integration import integration_weights, past_nodes, x0_history  # noqa: E402
 from ddimkit.testing.orders import measured_order  # noqa: E402
-from ddimkit.testing.plans import check_noise_law, check_plan, check_precision  # noqa: E402
-from ddimkit.testing.probes import NoFloat64, ProbeModel  # noqa: E402
 
 __all__ = [
     "NoFloat64",

@@ -13,12 +13,12 @@ import pytest
 
 from ddimkit.plan import Plan
 from ddimkit.sampling import PlanSampler
-from ddimkit.testing.arguments import ArgumentChecks
-from ddimkit.testing.numbers import NumberChecks
-from ddimkit.testing.plans import check_joints
-from ddimkit.testing.probes import ProbeModel, require_same
-from ddimkit.testing.runs import SHAPE
-from ddimkit.testing.settings import SettingChecks
+from ddimkit.testing._arguments import ArgumentChecks
+from ddimkit.testing._numbers import NumberChecks
+from ddimkit.testing._plans import check_joints
+from ddimkit.testing._probes import ProbeModel, require_same
+from ddimkit.testing._runs import SHAPE
+from ddimkit.testing._settings import SettingChecks
 
 __all__ = ["SamplerConformance", "TableConformance"]
 

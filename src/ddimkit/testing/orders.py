@@ -13,7 +13,7 @@ import numpy as np
 from ddimkit.analytic import GaussianError, gaussian_moments
 from ddimkit.plan import Plan
 from ddimkit.schedule import FloatArray, NoiseSchedule
-from ddimkit.testing.plans import reads_history
+from ddimkit.testing._plans import reads_history
 
 __all__ = ["MEAN", "SPECTRUM", "consistency_error", "measured_order", "uniform_log_snr", "walk_error"]
 

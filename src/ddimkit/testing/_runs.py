@@ -17,7 +17,7 @@ from torch import Tensor
 from ddimkit.graphs import capture
 from ddimkit.loop import Model, NoiseFn, SamplerState
 from ddimkit.sampling import PlanSampler
-from ddimkit.testing.probes import NoFloat64, ProbeModel, normal, require_same
+from ddimkit.testing._probes import NoFloat64, ProbeModel, normal, require_same
 
 __all__ = ["SHAPE", "RunChecks", "final"]
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddimkit.testing.probes import ProbeModel, require_same
-from ddimkit.testing.runs import SHAPE, RunChecks, final
+from ddimkit.testing._probes import ProbeModel, require_same
+from ddimkit.testing._runs import SHAPE, RunChecks, final
 
 __all__ = ["ArgumentChecks"]
 

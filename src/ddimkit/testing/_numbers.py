@@ -9,9 +9,9 @@ import pytest
 
 from ddimkit.plan import Plan
 from ddimkit.schedule import NoiseSchedule
-from ddimkit.testing.lists import ListChecks
+from ddimkit.testing._lists import ListChecks
+from ddimkit.testing._plans import check_noise_law, check_plan, check_precision, reads_history
 from ddimkit.testing.orders import consistency_error, measured_order, walk_error
-from ddimkit.testing.plans import check_noise_law, check_plan, check_precision, reads_history
 
 __all__ = ["NumberChecks"]
 

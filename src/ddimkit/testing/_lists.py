@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import NoiseSchedule
-from ddimkit.testing.runs import RunChecks
+from ddimkit.testing._runs import RunChecks
 
 __all__ = ["ListChecks"]
 

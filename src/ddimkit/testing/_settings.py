@@ -10,10 +10,10 @@ from torch import Tensor
 from ddimkit.graphs import capture
 from ddimkit.prediction import Clip, DynamicThreshold, Prediction
 from ddimkit.sampling import PlanSampler
-from ddimkit.testing.lists import ListChecks
-from ddimkit.testing.plans import check_plan
-from ddimkit.testing.probes import ProbeModel, SineDenoiser, normal, require_same
-from ddimkit.testing.runs import SHAPE
+from ddimkit.testing._lists import ListChecks
+from ddimkit.testing._plans import check_plan
+from ddimkit.testing._probes import ProbeModel, SineDenoiser, normal, require_same
+from ddimkit.testing._runs import SHAPE
 from ddimkit.timesteps import Spacing, spaced
 
 __all__ = ["SettingChecks"]
