@@ -430,9 +430,20 @@ def test_the_harness_itself_refuses_nothing() -> None:
         getattr(conformance(of(Wrapped, eta=0.5))(), name)()
 
 
+@dataclass(frozen=True)
+class GivenTable(PlanSampler):
+    """A table that nobody has checked, as ``from_plan`` does."""
+
+    table: Plan = field(kw_only=True)
+
+    def plan(self) -> Plan:
+        return self.table
+
+
 def broken_table(**columns: Any) -> Callable[[], PlanSampler]:
     """The learned table with other columns."""
-    return lambda: PlanSampler.from_plan(LINEAR, replace(learned(None).plan(), **columns), prediction="v")
+    plan = replace(learned(None).plan(), **columns)
+    return lambda: GivenTable(LINEAR, timesteps=tuple(plan.t), prediction="v", table=plan)
 
 
 @dataclass(frozen=True)

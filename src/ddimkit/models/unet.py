@@ -19,13 +19,16 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_module
 
 from ddimkit.errors import WeightsError
 from ddimkit.models.diffusers_names import read_unet
 from ddimkit.models.unet_config import CIFAR10_CONFIG, UNetConfig
 
 __all__ = ["CIFAR10_CONFIG", "UNet", "UNetConfig", "channels_last"]
+
+
+_HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
 
 
 def time_embedding(t: Tensor, width: int) -> Tensor:
@@ -38,13 +41,14 @@ def time_embedding(t: Tensor, width: int) -> Tensor:
 
 def _is_watched(module: nn.Module) -> bool:
     """Whether a hook of the module, or one of all modules, sees what it is given or gives."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or bool(_has_any_global_hook())  # type: ignore[no-untyped-call]  # torch leaves this untyped
+    if any(getattr(module, f"_{kind}_hooks") for kind in _HOOKS):  # torch has no public word for whether there are any
+        return True
+    return bool(torch_module._has_any_global_hook())  # type: ignore[no-untyped-call] # pyright: ignore[reportPrivateUsage]
 
 
 def _is_plain(module: nn.Module) -> bool:
     """Whether a call of the module is the product with its weight plus its bias, and nothing more: no hook, no adapter."""
-    linear = type(module) is nn.Linear and module.bias is not None and "forward" not in module.__dict__
+    linear = type(module) is nn.Linear and getattr(module, "bias", None) is not None and "forward" not in module.__dict__
     return linear and not _is_watched(module)
 
 

@@ -10,7 +10,7 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"ddimkit.testing.{name}"
-        for name in ("arguments", "conformance", "lists", "numbers", "orders", "plans", "probes", "runs", "settings")
+        for name in ("_arguments", "conformance", "_lists", "_numbers", "orders", "_plans", "_probes", "_runs", "_settings")
     )
 )
 
