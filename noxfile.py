@@ -98,7 +98,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation and run its examples; warnings are errors."""
-    install(session, ".[study]", groups=["docs"])
+    install(session, ".[study,testing]", groups=["docs"])
     options = ["-W", "--keep-going", "-n"]
     session.run("sphinx-build", *options, "-b", "html", "docs", "docs/_build/html")
     session.run("sphinx-build", *options, "-b", "doctest", "docs", "docs/_build/doctest")

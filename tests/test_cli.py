@@ -297,8 +297,8 @@ def test_recommend_says_why(run: Run, tmp_path: Path) -> None:
     assert code == 0
     first, reason, safety, *rest = out.splitlines()
     assert first == "Use DDIM with 60 calls."
-    assert reason.startswith("- DDIM-50 is the row with the fewest calls known to close 95% of the gap")
-    assert safety == "- For safety 20% more calls are taken, 60 instead of 50."
+    assert reason.startswith("- DDIM-50 is the row with the fewest calls known to close 95 % of the gap")
+    assert safety == "- For safety 20 % more calls are taken, 60 instead of 50."
     table = [line.split() for line in rest[2:]]
     assert [(line[0], line[1], line[-2], line[-1]) for line in table] == [
         ("realtime", "20", "yes", "DDIM-20"),

@@ -306,7 +306,7 @@ def slower(factor: float, gain: float = 1.0, **settings: Any) -> list[Row]:
 def test_speed_ups_that_are_maintained() -> None:
     found = compare(study(*slower(1)), study(*slower(3, 1.05), baseline=ddpm(seconds=30.0)))
     assert found.maintained
-    assert found.finding == "Speed-ups are maintained: over 3 samplers the largest change is +5.0% (DDIM-10)."
+    assert found.finding == "Speed-ups are maintained: over 3 samplers the largest change is +5.0 % (DDIM-10)."
     assert [pair.label for pair in found.pairs] == ["DDPM-1000", "DDIM-10", "DDIM-20", "DDIM-50"]
     assert [gain.ratio for gain in found.pairs[1].gains] == pytest.approx([100, 105])
 

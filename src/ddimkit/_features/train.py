@@ -2,8 +2,8 @@
 
 A classifier by cross-entropy with smoothed labels: AdamW, one cycle of the learning rate, an exponential moving average of the
 weights; images turned, scaled, moved, covered in part and (in colour) mirrored at random. Its features of a split become the
-reference that generated images are compared with, those of the other split the floor of the scale. Training goes on from the
-checkpoint in ``--out``.
+reference that generated images are compared with, those of the other split the real-vs-real end of the scale. Training goes on
+from the checkpoint in ``--out``.
 """
 
 import argparse

@@ -130,14 +130,14 @@ class NetworkObjective:
 
 @dataclass(frozen=True, eq=False)
 class QualityObjective:
-    """The kernel distance of a model's few-step images from real ones, which is what they are judged by in the end.
+    """The kernel distance of a model's few-step images from real ones, which evaluates them in the end.
 
     It asks for more images than :class:`NetworkObjective`. In return it searches for samplers that add noise too, and what it finds
     may be better than many steps of the same sampler.
 
     Args:
         bundle: the model.
-        evaluator: the real images and the features; take others than those that judge the list afterwards.
+        evaluator: the real images and the features; take others than those that evaluate the timesteps afterwards.
         seeds: of the images that the search looks at.
         unseen: of those that decide whether it gained.
         batch: images drawn at once.

@@ -204,7 +204,7 @@ class QualityMonitor:
             return reports
 
     def _finish(self) -> WindowReport:
-        """Judge the full window and begin the next."""
+        """Report the full window and begin the next."""
         n, limits = self._filled, self.limits
         shift, spread, outside = float(self._sum @ self._sum) / n, self._squares / n, self._outside / n
         inside = shift <= limits.shift and limits.spread[0] <= spread <= limits.spread[1] and outside <= limits.outside

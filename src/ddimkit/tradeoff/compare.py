@@ -72,7 +72,8 @@ def compare(a: Study, b: Study) -> Comparison:
         finding = f"Whether speed-ups are maintained is not resolved: the intervals overlap for {named}; take more rounds."
     else:
         finding = (
-            f"Speed-ups are maintained: over {len(others)} samplers the largest change is {worst.change:+.1%} ({worst.label})."
+            f"Speed-ups are maintained: over {len(others)} samplers the largest change is "
+            f"{100 * worst.change:+.1f} % ({worst.label})."
         )
     return Comparison(found, tuple(_differences(a, b)), None if moved and not clear else not moved, finding)
 

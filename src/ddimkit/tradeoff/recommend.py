@@ -136,7 +136,9 @@ def nearest_known(study: Study, rows: Sequence[Row]) -> Row:
 def _buffered(found: Closing, gap: Gap, buffer: float) -> Recommendation:
     """The answer of a row that is known to close the share, with more calls for safety."""
     row, wanted = found.row, math.ceil(round(found.row.calls * (1 + buffer), 9))
-    reasons = [f"{row.label} is the row with the fewest calls known to close {found.share:.0%} of the gap{_closed(gap, row)}."]
+    reasons = [
+        f"{row.label} is the row with the fewest calls known to close {100 * found.share:.0f} % of the gap{_closed(gap, row)}."
+    ]
     sampler, chosen = row.sampler, row
     if spacing_of(sampler) in ("list", "table"):
         chosen = _longer(row, gap) if buffer else row
@@ -150,7 +152,7 @@ def _buffered(found: Closing, gap: Gap, buffer: float) -> Recommendation:
     elif wanted > row.calls:
         most = min(wanted, sampler.schedule.num_timesteps)
         sampler = replace(sampler, steps=most, timesteps=())
-        reasons.append(f"For safety {buffer:.0%} more calls are taken, {most} instead of {row.calls}.")
+        reasons.append(f"For safety {100 * buffer:.0f} % more calls are taken, {most} instead of {row.calls}.")
     return Recommendation(sampler, row, sampler.nfe, found.share, True, gap.closed(row), None, tuple(reasons))
 
 
@@ -169,7 +171,7 @@ def _unknown(found: Closing, gap: Gap) -> Recommendation:
     """The answer where no row is known to close the share."""
     row, needed = found.row, found.images_needed
     reasons = [
-        f"No row is known to close {found.share:.0%} of the gap.",
+        f"No row is known to close {100 * found.share:.0f} % of the gap.",
         f"{row.label} has the least distance known{_closed(gap, row)}.",
     ]
     if needed is not None:
@@ -184,7 +186,7 @@ def _closed(gap: Gap, row: Row) -> str:
     closed = gap.closed(row)
     if closed is None:
         return ""
-    return f": it closes {closed.value:.0%} (95 % interval {closed.low:.0%} to {closed.high:.0%})"
+    return f": it closes {100 * closed.value:.0f} % (95 % interval {100 * closed.low:.0f} % to {100 * closed.high:.0f} %)"
 
 
 def plain_ddim(study: Study, *, buffer: float = 0.2) -> tuple[Row, int] | None:

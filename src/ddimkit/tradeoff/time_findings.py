@@ -73,5 +73,6 @@ def _steadiness(study: Study) -> str | None:
         return None
     widest, label = max(spans)
     if widest <= _UNSTEADY:
-        return f"The machine was steady: the quartiles of a row's time are at most {widest:.0%} apart."
-    return f"The machine was unsteady: the quartiles of {label}'s time are {widest:.0%} apart, so trust ratios, not seconds."
+        return f"The machine was steady: the quartiles of a row's time are at most {100 * widest:.0f} % apart."
+    apart = f"{100 * widest:.0f} % apart"
+    return f"The machine was unsteady: the quartiles of {label}'s time are {apart}, so trust ratios, not seconds."
