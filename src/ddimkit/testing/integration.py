@@ -28,6 +28,8 @@ def integration_weights(nodes: Sequence[float], h: float) -> FloatArray:
     Raises:
         ValueError: nodes that are equal, or h out of range.
 
+    >>> import numpy as np
+    >>> from ddimkit.testing import integration_weights
     >>> integration_weights([0.0, -1.0], 0.1).sum().round(6), (1 - np.exp(-0.1)).round(6)
     (np.float64(0.095163), np.float64(0.095163))
     """

@@ -73,6 +73,7 @@ def measured_order(plan_of: PlanOf, *, steps: int = 80, accepts: Callable[[int],
         accepts: whether the sampler can run so many timesteps.
 
     >>> from ddimkit import DPMSolverPPSampler
+    >>> from ddimkit.testing import measured_order
     >>> round(measured_order(lambda schedule, times: DPMSolverPPSampler(schedule, timesteps=times, order=3).plan()), 1)
     3.0
     """
