@@ -29,7 +29,6 @@ from ddimkit._compilers import COMPILER, has_compiler
 __all__ = [
     "NOISE_SCHEME",
     "NORMAL_SCHEME",
-    "STREAM_BOOTSTRAP",
     "STREAM_EDIT",
     "STREAM_SAMPLER",
     "STREAM_SEEDS",
@@ -60,8 +59,6 @@ STREAM_SAMPLER = 1
 """The stream of a sampler's own noise; the draw is the row's number."""
 STREAM_EDIT = 2
 """The stream of editing functions."""
-STREAM_BOOTSTRAP = 3
-"""The stream of bootstrap weights, which are no noise of a sample."""
 STREAM_SEEDS = 4
 """The stream of the seeds of a batch."""
 

@@ -17,12 +17,12 @@ from ddimkit.errors import DDIMKitError
 from ddimkit.quality.estimate import Z95, Estimate
 from ddimkit.samplers import DDIMSampler
 from ddimkit.schedule import FloatArray
+from ddimkit.tradeoff.grid import ZERO_STEPS
 from ddimkit.tradeoff.rows import Row, spacing_of
 from ddimkit.tradeoff.study import Study
 
 __all__ = ["Closing", "Gap", "is_plain_ddim", "simultaneous"]
 
-_ZERO_STEPS = 10
 _DRAWS = 20_000
 
 
@@ -83,7 +83,7 @@ class Gap:
         others = [row for row in self.study.evaluated if row.label != self.study.baseline]
         if not others:
             raise DDIMKitError("the study measured the quality of its baseline alone, which leaves nothing to choose")
-        return min(others, key=lambda row: (not is_plain_ddim(row), row.calls != _ZERO_STEPS, row.calls))
+        return min(others, key=lambda row: (not is_plain_ddim(row), row.calls != ZERO_STEPS, row.calls))
 
     @cached_property
     def whole(self) -> Estimate:

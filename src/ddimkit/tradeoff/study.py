@@ -110,16 +110,13 @@ class Study:
 
     def contrasts(self, several: Sequence[Mapping[str, float]], metric: Distance = "kernel") -> list[Estimate]:
         """Each weighted sum of distances by itself, as :meth:`contrast`."""
-        values, matrix = self._contrasts(several, metric)
+        values, matrix = self.contrast_covariance(several, metric)
         return [Estimate.around(float(value), float(variance)) for value, variance in zip(values, matrix.diagonal(), strict=True)]
 
     def contrast_covariance(
         self, several: Sequence[Mapping[str, float]], metric: Distance = "kernel"
     ) -> tuple[FloatArray, FloatArray]:
         """The values (C,) of weighted sums of distances, and their covariance matrix (C, C)."""
-        return self._contrasts(several, metric)
-
-    def _contrasts(self, several: Sequence[Mapping[str, float]], metric: Distance) -> tuple[FloatArray, FloatArray]:
         rows = self.evaluated
         places = {row.label: i for i, row in enumerate(rows)}
         table = np.zeros((len(several), len(rows)))
