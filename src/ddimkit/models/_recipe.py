@@ -31,7 +31,7 @@ class Recipe:
         weight_decay: AdamW's decoupled weight decay.
         grad_clip: largest norm of the gradient.
         ema_decay: decay of the moving average (smaller in the first steps).
-        long_ema_decay: decay of a second, longer moving average, of which the better is kept at the end; None for none.
+        long_ema_decay: decay of a second, longer moving average, which checkpoints keep; None for none.
         clip: how x0_hat of the finished model is to be clipped; training does not use it.
         flip: whether images are mirrored at random.
         label_drop: share of the images whose label is replaced by the last one, ``num_classes - 1``, which stands for no label; for
