@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ddimkit import UNet, UNetConfig, WeightsError
+from ddimkit import DDIMSampler, NoiseSchedule, UNet, UNetConfig, WeightsError
 from ddimkit.interop.diffusers import load_unet, rename_unet_weights, unet_config
 from ddimkit.models.unet import CIFAR10_CONFIG
 from probes import normal
@@ -113,3 +113,70 @@ def test_a_pipelines_folder_will_do(tmp_path: Path) -> None:
     assert rename_unet_weights(names).keys() == names.keys()  # our own names go through as they are
     folder(tmp_path / "unet", names)
     assert load_unet(tmp_path).config == unet_config(SMALL)
+
+
+WHOLE, INDEX = "diffusion_pytorch_model{}.safetensors", "diffusion_pytorch_model.safetensors.index{}.json"
+
+
+def saved(path: Path, weights: dict[str, torch.Tensor], variant: str | None, *, shards: int = 1) -> Path:
+    """A folder as diffusers writes it, in one file or in shards."""
+    made, middle = folder(path, None), "" if variant is None else f".{variant}"
+    if shards == 1:
+        save_file(weights, made / WHOLE.format(middle))
+        return made
+    named = {name: WHOLE.format(f"{middle}-{1 + i % shards:05}-of-{shards:05}") for i, name in enumerate(weights)}
+    for file in set(named.values()):
+        save_file({name: weights[name] for name in named if named[name] == file}, made / file)
+    (made / INDEX.format(middle)).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": named}))
+    return made
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_variants_and_shards_are_read_as_float32(variant: str | None, shards: int, tmp_path: Path) -> None:
+    weights = {name: tensor.half() for name, tensor in UNet(unet_config(SMALL)).state_dict().items()}
+    model = UNet.from_diffusers(saved(tmp_path / "a", weights, variant, shards=shards), variant=variant)
+    assert model.state_dict().keys() == weights.keys()
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype is torch.float32
+        assert torch.equal(tensor, weights[name].float())
+    drawn = DDIMSampler(NoiseSchedule.linear(), 1).sample(model, (1, 3, 8, 8), seed=0)
+    assert drawn.dtype is torch.float32
+
+
+def test_a_variant_is_read_only_where_it_is_named(tmp_path: Path) -> None:
+    weights = UNet(unet_config(SMALL)).state_dict()
+    half = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    for shards in (1, 2):
+        made = saved(tmp_path / f"alone {shards}", weights, "fp16", shards=shards)
+        with pytest.raises(WeightsError, match="give variant='fp16'"):
+            load_unet(made)
+        with pytest.raises(WeightsError, match="give variant='fp16'"):
+            load_unet(made, variant="bf16")
+    both = saved(tmp_path / "both", weights, None)
+    save_file(half, both / WHOLE.format(".fp16"))
+    assert load_unet(both).conv_in.weight.any()
+    assert not load_unet(both, variant="fp16").conv_in.weight.any()
+    with pytest.raises(WeightsError, match="safe_serialization=True"):
+        load_unet(folder(tmp_path / "none", None), variant="fp16")
+
+
+@pytest.mark.promise(46)
+@pytest.mark.parametrize(
+    ("index", "says"),
+    [
+        ("no JSON", "cannot be read as JSON"),
+        ("[]", "must hold a JSON object"),
+        ("{}", "weight_map, got None"),
+        ('{"weight_map": {}}', "weight_map"),
+        ('{"weight_map": {"a": "../secret.safetensors"}}', "beside it"),
+        ('{"weight_map": {"a": "shard.bin"}}', "must list safetensors"),
+        ('{"weight_map": {"a": "missing.safetensors"}}', "missing.safetensors does not hold"),
+    ],
+)
+def test_wrong_indices_are_refused(index: str, says: str, tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "secret.safetensors")
+    made = folder(tmp_path / "unet", None)
+    (made / INDEX.format("")).write_text(index)
+    with pytest.raises(WeightsError, match=says):
+        load_unet(made)

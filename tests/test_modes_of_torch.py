@@ -16,6 +16,7 @@ from ddimkit import (
     graphs,
     load_pretrained,
 )
+from ddimkit.quality import load_evaluator
 from probes import normal, smooth, twice
 
 S = NoiseSchedule.linear()
@@ -81,3 +82,12 @@ def test_the_bundled_model_under_both() -> None:
         found = sampler.sample(bundle.model, (1, *bundle.sample_shape), seed=0)
     torch.set_default_dtype(torch.float32)
     assert torch.equal(found, sampler.sample(bundle.model, (1, *bundle.sample_shape), seed=0))
+
+
+@pytest.mark.promise(52)
+@pytest.mark.usefixtures("float64_by_default")
+def test_evaluations_under_a_default_dtype_of_float64() -> None:
+    images = normal(8, 1, 28, 28)
+    found = load_evaluator("mnist").evaluate(images, range(8))
+    torch.set_default_dtype(torch.float32)
+    assert found.to_dict() == load_evaluator("mnist").evaluate(images, range(8)).to_dict()

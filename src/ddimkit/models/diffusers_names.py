@@ -15,7 +15,8 @@ from ddimkit.models.unet_config import UNetConfig
 
 __all__ = ["read_unet", "rename_unet_weights", "unet_config"]
 
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_WEIGHTS = "diffusion_pytorch_model"
+_VARIANT = re.compile(rf"{_WEIGHTS}\.(?:safetensors\.index\.)?(\w+)\.(?:safetensors|json)")
 
 # What ours is; every setting with diffusers' default, where a file leaves it out.
 _FIXED: dict[str, tuple[Any, Any]] = {
@@ -111,31 +112,66 @@ def unet_config(saved: Mapping[str, Any]) -> UNetConfig:
     )
 
 
-def read_unet(folder: str | Path) -> tuple[UNetConfig, dict[str, Tensor]]:
+def read_unet(folder: str | Path, variant: str | None = None) -> tuple[UNetConfig, dict[str, Tensor]]:
     """The configuration and the renamed weights of a folder that ``UNet2DModel.save_pretrained`` wrote.
 
     Args:
-        folder: with ``config.json`` and ``diffusion_pytorch_model.safetensors``, or a pipeline's folder that holds such a ``unet``.
+        folder: with ``config.json`` and the weights as safetensors, in one file or in shards with their index; or a pipeline's
+            folder that holds such a ``unet``.
+        variant: as in ``save_pretrained(folder, variant="fp16")``; None reads the files without a variant.
+
+    Returns:
+        the configuration, and the weights as float32 whatever precision they were saved in.
 
     Raises:
         FileNotFoundError: there is no configuration.
         ValueError: a setting that the UNet has no equal of, naming it.
-        WeightsError: there are no weights as safetensors, or the file cannot be read.
+        WeightsError: there are no weights of this variant as safetensors, or a file cannot be read.
     """
     folder = Path(folder)
     if not (folder / "config.json").exists() and (folder / "unet" / "config.json").exists():
         folder = folder / "unet"
+    config = unet_config(_read_json(folder / "config.json"))
+    weights = dict[str, Tensor]()
+    for path in _weight_files(folder, variant):
+        try:
+            weights |= {name: tensor.float() for name, tensor in load_file(path).items()}
+        except (SafetensorError, FileNotFoundError) as error:
+            raise WeightsError(f"{path} does not hold the weights of its config.json: {error}") from error
+    return config, rename_unet_weights(weights)
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    """The JSON object of a file, or a WeightsError that names the file."""
     try:
-        saved: Mapping[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        saved = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise WeightsError(f"{folder / 'config.json'} cannot be read as JSON: {error}") from error
+        raise WeightsError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(saved, Mapping):
-        raise WeightsError(f"{folder / 'config.json'} must hold a JSON object, got {type(saved).__name__}")
-    config = unet_config(saved)
-    path = folder / _WEIGHTS
-    if not path.is_file():
-        raise WeightsError(f"{path} is missing: save the model with safe_serialization=True, pickles are not loaded")
-    try:
-        return config, rename_unet_weights(load_file(path))
-    except SafetensorError as error:
-        raise WeightsError(f"{path} does not hold the weights of its config.json: {error}") from error
+        raise WeightsError(f"{path} must hold a JSON object, got {type(saved).__name__}")
+    return saved
+
+
+def _weight_files(folder: Path, variant: str | None) -> list[Path]:
+    """The file of the weights, or the shards that its index lists."""
+    middle = "" if variant is None else f".{variant}"
+    whole, index = folder / f"{_WEIGHTS}{middle}.safetensors", folder / f"{_WEIGHTS}.safetensors.index{middle}.json"
+    if whole.is_file():
+        return [whole]
+    if index.is_file():
+        return _shards(index)
+    others = {name.group(1) for path in folder.iterdir() if (name := _VARIANT.fullmatch(path.name))} - {variant}
+    hint = (
+        f"give variant={sorted(others)[0]!r}" if others else "save the model with safe_serialization=True, pickles are not loaded"
+    )
+    raise WeightsError(f"{whole} is missing: {hint}")
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index of shards lists; only files beside it."""
+    listed = _read_json(index).get("weight_map")
+    names = sorted(set(map(str, listed.values()))) if isinstance(listed, Mapping) else []
+    wrong = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
+    if wrong or not names:
+        raise WeightsError(f"{index} must list safetensors files beside it as its weight_map, got {wrong or listed!r}")
+    return [index.parent / name for name in names]

@@ -193,19 +193,23 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(base, config.out_channels * config.patch**2, 3, padding=1)
 
     @classmethod
-    def from_diffusers(cls, folder: str | Path) -> "UNet":
+    def from_diffusers(cls, folder: str | Path, *, variant: str | None = None) -> "UNet":
         """What diffusers' ``UNet2DModel.save_pretrained(folder)`` wrote, in eval mode; diffusers itself is not needed.
 
+        The weights become float32, also where they were saved in float16 or bfloat16: :meth:`PlanSampler.sample
+        <ddimkit.PlanSampler.sample>` draws in float32 by default. ``model.half()`` undoes that, and then ``dtype`` must be given.
+
         Args:
-            folder: with ``config.json`` and ``diffusion_pytorch_model.safetensors``, or a pipeline's folder that holds such a
-                ``unet``.
+            folder: with ``config.json`` and the weights as safetensors, in one file or in shards with their index; or a pipeline's
+                folder that holds such a ``unet``.
+            variant: as in ``save_pretrained(folder, variant="fp16")``; None reads the files without a variant.
 
         Raises:
             FileNotFoundError: there is no configuration.
             ValueError: a setting that this UNet has no equal of, naming it.
-            WeightsError: there are no weights as safetensors, or not those of this configuration.
+            WeightsError: there are no weights of this variant as safetensors, or not those of this configuration.
         """
-        config, weights = read_unet(folder)
+        config, weights = read_unet(folder, variant)
         with torch.device("meta"):
             model = cls(config)
         try:

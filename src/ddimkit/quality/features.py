@@ -93,7 +93,7 @@ class Extractor:
         """(K,): how many images there are of each class; empty where the extractor knows none."""
         if self.classify is None:
             return np.zeros(0, dtype=np.int64)
-        count = self.classify(torch.zeros(1, features.shape[1], device=self.device)).shape[1]
+        count = self.classify(torch.zeros(1, features.shape[1], dtype=torch.float32, device=self.device)).shape[1]
         return np.bincount(self.classes(features), minlength=count)
 
     @torch.no_grad()
