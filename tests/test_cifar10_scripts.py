@@ -33,6 +33,7 @@ from ddimkit.quality import Evaluator, Extractor, Quality, Reference, load_evalu
 from ddimkit.quality import evaluator as evaluators
 from ddimkit.quality.evaluator import read_evaluator
 from ddimkit.quality.network import FeatureNetwork, FeatureNetworkConfig, load_network, save_network
+from ddimkit.tradeoff import times
 from ddimkit.tradeoff.rows import family, spacing_of
 from ddimkit.tradeoff.study import Study
 from ddimkit.weights import _registry as registry
@@ -83,19 +84,19 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as the two recipes write it: a tiny model of 20 timesteps, its features and both evaluators.
+    """A folder as the two recipes write it: a tiny model of 20 timesteps and 8×8 pixels, its features and both evaluators.
 
     The spectrum of the pixels is made up: to find it takes half a minute.
     """
-    monkeypatch.setattr(evaluators, "_pixels", lambda real: Gaussian([0.0], [1.0], [3072.0]))
+    monkeypatch.setattr(evaluators, "_pixels", lambda real: Gaussian([0.0], [1.0], [192.0]))
     folder = tmp_path / "own"
     folder.mkdir()
-    model = network(UNetConfig(channels=(4, 4), blocks=1, groups=2, attention_levels=()))
-    bundle = ModelBundle(model, NoiseSchedule.cosine(20), sample_shape=(3, 32, 32), name="cifar10", clip=(-1.0, 1.0))
+    model = network(UNetConfig(channels=(4,), blocks=1, groups=2, attention_levels=()))
+    bundle = ModelBundle(model, NoiseSchedule.cosine(20), sample_shape=(3, 8, 8), name="cifar10", clip=(-1.0, 1.0))
     save_bundle(bundle, folder / "cifar10.safetensors")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        features, real = FeatureNetwork(FeatureNetworkConfig(3, (4, 6))).eval(), torch.rand(120, 3, 32, 32) * 2 - 1
+        features, real = FeatureNetwork(FeatureNetworkConfig(3, (4, 6))).eval(), torch.rand(120, 3, 8, 8) * 2 - 1
     save_network(features, {"test_accuracy": 0.95}, folder / "cifar10-features.safetensors")
     extractor = load_network(folder / "cifar10-features.safetensors", name="cifar10 features")
     for split, images, others in (("train", real[:60], real[60:]), ("test", real[60:], real[:60])):
@@ -265,7 +266,8 @@ def test_images_choose_and_others_measure(script: Any, own: Path, tmp_path: Path
     searched = sys.modules["_searched"]
     monkeypatch.setattr(searched, "NETWORK_SEEDS", (range(2), range(5, 8)))
     monkeypatch.setattr(searched, "QUALITY_SEEDS", (range(6), range(6, 12)))
-    options = ("calls", "--samplers", "ddim,dpm-2m,ddpm", "--calls", "3,4", "--spacings", "trailing,linspace", "--evaluations", 16)
+    monkeypatch.setattr(searched, "FINE_STEPS", 8)
+    options = ("calls", "--samplers", "ddim,dpm-2m,ddpm", "--calls", "3,4", "--spacings", "trailing,linspace", "--evaluations", 14)
     options = (*options, "--objectives", "network,quality", "--select", 8, "--images", 6, "--long", 5)
     late = study(script, own, tmp_path / "late", *options, "--minutes", 0)
     assert not late.evaluated
@@ -293,7 +295,7 @@ def test_images_choose_and_others_measure(script: Any, own: Path, tmp_path: Path
         assert 1 <= sum(row.quality is not None for row in rows) <= 3
     for path in (tmp_path / "work" / "lists").glob("*.json"):
         about = json.loads(path.read_text())["about"]
-        assert about["evaluations"] <= about["of"] == (8 if "quality" in path.name else 16)
+        assert about["evaluations"] <= about["of"] == (7 if "quality" in path.name else 14)
         # The network's lists are near by features, and quality's by real images that evaluate no row.
         assert about.get("reference", {"reference": "cifar10 train"})["reference"] == "cifar10 train"
     with pytest.raises(DDIMKitError, match="another model or search"):
@@ -394,6 +396,7 @@ def test_the_best_the_refinable_and_the_named_are_chosen(script: Any) -> None:
 def test_the_time_for_few_and_for_many(
     script: Any, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(times, "_POINTS", 5)  # a round of fewer runs
     out = tmp_path / "bulk.json"
     options = ("--weights", own, "--device", "cpu", "--batch", 6, "--count", 27, "--steps", "2,4", "--work", tmp_path / "bulk")
     run(script("bulk_time"), monkeypatch, *options, "--out", out)

@@ -157,6 +157,13 @@ TABLE: dict[str, tuple[Study, str, str]] = {
     "a steady machine": (study(ddim(10)), "The machine was steady", "unsteady"),
     "an unsteady machine": (study(ddim(10, pace=UNEVEN)), "unsteady: the quartiles of DDIM-10's time are", "was steady"),
     "little overhead": (study(ddim(10)), "Nearly all time is the model's: its overhead is at most 0.1 % of a run", "itself"),
+    "overhead above the time itself": (
+        study(ddim(10, overhead=1.2023)),
+        "The sampler's overhead is not resolved: DDIM-10 took no longer with the model than with one that returns a constant.",
+        "120",
+    ),
+    "overhead as long as the time itself": (study(ddim(10, overhead=1.0)), "overhead is not resolved: DDIM-10", "100 %"),
+    "overhead just below the time itself": (study(ddim(10, overhead=0.99)), "at most 99 % of a run", "not resolved"),
     "much overhead": (
         study(ddim(10, overhead=0.8)),
         "The sampler itself takes time: its overhead is at most 80 % of a run",

@@ -2,7 +2,7 @@
 
 import inspect
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -159,6 +159,47 @@ def test_a_table_is_checked() -> None:
         PlanSampler.from_plan(SCHEDULE.zero_terminal_snr(), plan)
 
 
-def test_a_class_without_a_plan_says_so() -> None:
-    with pytest.raises(NotImplementedError, match="plan"):
-        PlanSampler(SCHEDULE, steps=3).sample(smooth, (1, 2), seed=0)
+def test_a_class_without_a_plan_is_refused_when_it_is_made() -> None:
+    class WithoutPlan(PlanSampler):
+        pass
+
+    for kind in (PlanSampler, WithoutPlan):
+        with pytest.raises(TypeError, match=rf"abstract class {kind.__name__} .*plan"):
+            kind(SCHEDULE, steps=3)
+
+
+@dataclass(frozen=True)
+class Renoising(PlanSampler):
+    """Checks settings of its own, but not all."""
+
+    eta: float = field(default=1.0, kw_only=True)
+    order: int = field(default=1, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order != 1:
+            raise ValueError(f"order must be 1, got {self.order}")
+
+    def plan(self) -> Plan:
+        times = list(self.timesteps)
+        s, n = np.append(self.schedule.signal[times[1:]], 1.0), np.append(self.schedule.noise[times[1:]], 0.0)
+        return Plan(times, (*times[1:], None), np.zeros(len(times)), s, self.eta * n)
+
+
+@pytest.mark.promise(11)
+@pytest.mark.parametrize("eta", [float("nan"), np.float32("nan")])
+def test_a_setting_that_is_nan_is_named_when_the_sampler_is_made(eta: float) -> None:
+    with pytest.raises(ValueError, match="eta of Renoising must be a number, got nan"):
+        Renoising(SCHEDULE, steps=3, eta=eta)
+    made = Renoising(SCHEDULE, steps=3)
+    object.__setattr__(made, "eta", eta)
+    with pytest.raises(ValueError, match="eta of Renoising must be a number, got nan"):
+        made.plan()
+
+
+def test_a_plan_that_fails_fails_when_the_sampler_is_made() -> None:
+    """Also where the class checks its settings itself; its own checks come first."""
+    with pytest.raises(ValueError, match="c is a standard deviation and must be at least 0"):
+        Renoising(SCHEDULE, steps=3, eta=-1.0)
+    with pytest.raises(ValueError, match="order must be 1, got 2"):
+        Renoising(SCHEDULE, steps=3, eta=-1.0, order=2)

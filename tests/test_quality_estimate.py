@@ -205,7 +205,7 @@ def test_differences_of_paired_sets_scatter_as_their_intervals_say() -> None:
 
 def test_the_real_images_are_a_sample_too() -> None:
     """The same generated images beside 60 sets of real ones: the scatter is what the real images' influences say."""
-    x, seeds, alone, whole, values = drawn(0, 3000, 0.3), range(3000), [], [], []
+    x, seeds, alone, whole, values = drawn(0, 600, 0.3), range(600), [], [], []
     for seed in range(60):
         real = np.random.default_rng(500 + seed).normal(size=(300, WIDTH))
         kernel = KernelStatistics.of(real)

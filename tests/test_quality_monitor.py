@@ -10,6 +10,7 @@ import torch
 
 from ddimkit import DDIMKitError
 from ddimkit.quality import Extractor, FeatureStatistics, QualityMonitor
+from ddimkit.quality.monitor import Limits
 
 PIXELS = Extractor(lambda x: x.flatten(1), name="pixels", sha256="pixels", rounding="none")
 WINDOW = 50
@@ -57,6 +58,18 @@ def test_false_alarms_are_rare_with_many_features_and_few_approved_images(approv
         watch = QualityMonitor.approve(PIXELS, normal(seed, approved), window=window, false_alarm=0.05)
         alarms += [r.drifted for r in watch.update(normal(100 + seed, 50 * window))]
     assert np.mean(alarms) < 0.15
+
+
+def test_few_approved_images_raise_no_more_false_alarms() -> None:
+    """Four windows of approved images, the fewest: what they average is itself half as uncertain as what a window averages."""
+    draw, shares = np.random.default_rng(0), []
+    for seed in range(40):
+        limits = Limits.of(draw.exponential(size=(400, 5)), window=100, false_alarm=0.05, seed=seed)
+        watch = QualityMonitor(PIXELS, limits)
+        reports = watch.update(torch.from_numpy(draw.exponential(size=(10_000, 5)))[:, None, None, :])
+        shares.append(np.mean([r.drifted for r in reports]))
+    # Windows beside the same approved images are alike in their alarms: each approval counts once.
+    assert abs(np.mean(shares) - 0.05) < 3 * np.std(shares, ddof=1) / np.sqrt(len(shares))
 
 
 def test_features_that_never_moved_are_watched() -> None:

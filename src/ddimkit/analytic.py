@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ddimkit._numbers import frozen_array
+from ddimkit._repr import short_repr
 from ddimkit.plan import Plan
 from ddimkit.prediction import Prediction, check_prediction
 from ddimkit.schedule import FloatArray, NoiseSchedule
@@ -40,6 +41,8 @@ class Gaussian:
     mean: FloatArray
     spectrum: FloatArray
     count: FloatArray | None = None
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         spectrum = frozen_array(self.spectrum, "spectrum")
@@ -96,6 +99,8 @@ class GaussianError:
     mean: FloatArray
     variance: FloatArray
     frechet: float
+
+    __repr__ = short_repr
 
     @property
     def w2(self) -> float:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ddimkit._arguments import Arguments, Batch, check_arguments, check_callers, check_device, check_history
+from ddimkit._repr import short_repr
 from ddimkit.errors import NonFiniteError
 from ddimkit.noise import STREAM_SAMPLER, STREAM_X_T, keyed_normal
 from ddimkit.step import Coefficients, advance, check_output, device_row, work_dtype
@@ -74,6 +75,8 @@ class SamplerState:
     history: tuple[Tensor, ...]
     seeds: tuple[int, ...] | None
     start_at: int
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)

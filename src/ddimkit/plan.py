@@ -7,18 +7,25 @@ Row k asks the model at ``t[k]`` and lands on ``t_next[k]``:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ddimkit._numbers import AGREEMENT, frozen_array, integer, unlike
+from ddimkit._repr import short_repr
 from ddimkit.schedule import FloatArray, NoiseSchedule
-from ddimkit.timesteps import pairs
+from ddimkit.timesteps import TimestepsField, pairs
 
 __all__ = ["Levels", "Plan"]
 
 _SCHEMA = 2
 _OPTIONAL = ("c_max", "signal", "noise")
+
+if TYPE_CHECKING:
+    # Fields that take any real numbers and read back as read-only float64 arrays.
+    _Numbers = FloatArray | Any
+else:
+    _Numbers = FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,14 +50,16 @@ class Plan:
     (2, 1)
     """
 
-    t: tuple[int, ...]
+    t: TimestepsField
     t_next: tuple[int | None, ...]
-    a: FloatArray
-    b: FloatArray
-    c: FloatArray
-    c_max: FloatArray | None = None
-    signal: FloatArray | None = None
-    noise: FloatArray | None = None
+    a: _Numbers
+    b: _Numbers
+    c: _Numbers
+    c_max: _Numbers | None = None
+    signal: _Numbers | None = None
+    noise: _Numbers | None = None
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         t = tuple(integer(u, "a plan's timestep") for u in self.t)
@@ -162,7 +171,7 @@ class Plan:
         if missing:
             raise ValueError(f"the saved plan lacks {', '.join(sorted(missing))}")
         t, t_next = tuple(saved["t"]), tuple(saved["t_next"])
-        optional = (cast("FloatArray | None", saved.get(name)) for name in _OPTIONAL)
+        optional = (saved.get(name) for name in _OPTIONAL)
         return cls(t, t_next, saved["a"], saved["b"], saved["c"], *optional)
 
 

@@ -1,8 +1,9 @@
 """What a sampler is, and everything that follows once it has a plan."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from functools import cached_property, wraps
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from ddimkit._arguments import Arguments, Batch, check_arguments
 from ddimkit._numbers import integer
+from ddimkit._plugin import adopt, then_plan
 from ddimkit._record import make_record
+from ddimkit._repr import short_repr
 from ddimkit.loop import Model, NoiseFn, SamplerState, begin, check_state, draw, finish, prepare, states, step_bar
 from ddimkit.loop import resume as resumed
 from ddimkit.noise import SeedLike, sample_seeds
@@ -18,7 +21,7 @@ from ddimkit.plan import Plan
 from ddimkit.prediction import Clip, Prediction, check_clip, check_prediction
 from ddimkit.schedule import NoiseSchedule
 from ddimkit.step import Coefficients, advance, check_image, check_output, needed_noise, predict
-from ddimkit.timesteps import Spacing, chosen
+from ddimkit.timesteps import Spacing, TimestepsField, chosen
 
 __all__ = ["Callback", "PlanSampler", "Sampler", "walk_plan"]
 
@@ -54,21 +57,8 @@ class Sampler(Protocol):
         ...
 
 
-def _with_levels(plan: Callable[[Any], Plan]) -> Callable[[Any], Plan]:
-    """A class's ``plan()``, whose table knows the signal and noise of the sampler's schedule."""
-
-    @wraps(plan)
-    def known(sampler: "PlanSampler") -> Plan:
-        made = plan(sampler)
-        if not isinstance(made, Plan):
-            raise TypeError(f"{type(sampler).__name__}.plan() must return a Plan, got {type(made).__name__}")
-        return made.with_levels(sampler.schedule)
-
-    return known
-
-
 @dataclass(frozen=True)
-class PlanSampler:
+class PlanSampler(ABC):
     r"""A sampler that is its plan: inherit, write :meth:`plan`, and the rest is here.
 
     Samplers are frozen dataclasses holding settings only: hashable, picklable, shareable between threads.
@@ -83,17 +73,21 @@ class PlanSampler:
 
     Raises:
         TypeError: a setting of the wrong kind.
-        ValueError: a setting out of range; both or neither of ``steps`` and ``timesteps``; epsilon prediction at zero SNR.
+        ValueError: a setting out of range or NaN; both or neither of ``steps`` and ``timesteps``; epsilon prediction at zero SNR;
+            what :meth:`plan` raises, which is called once the class's own ``__post_init__`` is done.
     """
 
     schedule: NoiseSchedule
     steps: int | None = None
     _: KW_ONLY
-    timesteps: Sequence[int] = ()
+    timesteps: TimestepsField = ()
     spacing: Spacing = "trailing"
     prediction: Prediction = "epsilon"
     clip: Clip = None
 
+    __repr__ = short_repr
+
+    @then_plan
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, NoiseSchedule):
             raise TypeError(f"schedule must be a NoiseSchedule, got {type(self.schedule).__name__}")
@@ -102,29 +96,19 @@ class PlanSampler:
         object.__setattr__(self, "timesteps", chosen(self.schedule, self.steps, self.timesteps, self.spacing))
         object.__setattr__(self, "clip", check_clip(self.clip))
         check_prediction(self.prediction, self.schedule, self.timesteps)
-        self._make_plan(PlanSampler)
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Let the class's own plan know its signal and noise, and refuse a table of another schedule."""
+        """Make the class's plan once its settings are checked, and refuse a table of another schedule."""
         super().__init_subclass__(**keywords)
-        if "plan" in cls.__dict__:
-            type.__setattr__(cls, "plan", _with_levels(cls.plan))
-
-    def _make_plan(self, checked_by: "type[PlanSampler]") -> None:
-        """Make the plan once all settings are checked, which is when the class's own ``__post_init__`` ends.
-
-        Its errors belong to the constructor, and torch.compile cannot trace its making.
-        """
-        if type(self).__post_init__ is checked_by.__post_init__:
-            _ = self.coefficients
+        adopt(cls)
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings, without what is made of them."""
         return {name: value for name, value in self.__dict__.items() if name != "coefficients"}
 
+    @abstractmethod
     def plan(self) -> Plan:
         """The table of coefficients, what a sampler has to write."""
-        raise NotImplementedError(f"{type(self).__name__} must define plan()")
 
     @classmethod
     def from_plan(
@@ -379,7 +363,6 @@ class BarePlanSampler(PlanSampler):
         object.__setattr__(self, "timesteps", times)
         object.__setattr__(self, "clip", check_clip(self.clip))
         check_prediction(self.prediction, self.schedule, (max(times),))
-        self._make_plan(BarePlanSampler)
 
     def plan(self) -> Plan:
         """The table it was given."""

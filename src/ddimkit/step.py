@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ddimkit._numbers import integer
+from ddimkit._repr import short_repr
 from ddimkit.plan import Plan
 from ddimkit.prediction import Clip, Prediction, clip_x0, x0_coefficients
 from ddimkit.schedule import FloatArray, NoiseSchedule
@@ -81,6 +82,8 @@ class Coefficients:
     tables: dict[tuple[torch.device, torch.dtype], Tensor] = field(
         default_factory=dict[tuple[torch.device, torch.dtype], Tensor], init=False, repr=False
     )
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         plan, table = self.plan, self._table()

@@ -16,7 +16,7 @@ linspace, quadratic and log_snr are made integers by one rule: ascending, ``m_i 
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,12 @@ Spacing = Literal["trailing", "leading", "linspace", "quadratic", "log_snr", "qu
 
 TimestepsLike = Sequence[int] | Tensor | NDArray[np.integer[Any]]
 """A list, tuple, range or one-dimensional integer tensor or array of timesteps."""
+
+if TYPE_CHECKING:
+    # Of a field that takes TimestepsLike and reads back as a tuple: mypy has no descriptors in frozen dataclasses that are inherited.
+    TimestepsField = tuple[int, ...] | Any
+else:
+    TimestepsField = TimestepsLike
 
 
 class SpacedTimesteps(tuple[int, ...]):

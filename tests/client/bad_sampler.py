@@ -1,9 +1,9 @@
-"""A sampler that lacks a method: both type checkers must refuse the last line of this file, and nothing else in it."""
+"""Samplers that lack a method: both type checkers must refuse the last two lines of this file, and nothing else in it."""
 
 from typing import Literal
 
 from client import model_calls
-from ddimkit import NoiseSchedule
+from ddimkit import NoiseSchedule, PlanSampler
 
 
 class SamplerWithoutPlan:
@@ -14,4 +14,9 @@ class SamplerWithoutPlan:
         self.clip = None
 
 
+class InheritsButHasNoPlan(PlanSampler):
+    pass
+
+
+InheritsButHasNoPlan(NoiseSchedule.linear(), steps=3)
 model_calls(SamplerWithoutPlan(NoiseSchedule.linear()))

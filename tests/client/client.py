@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import assert_type
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ddimkit import DDIMSampler, DDPMSampler, ModelBundle, NoiseSchedule, Plan, PlanSampler, Sampler, SamplerState
@@ -37,10 +38,17 @@ def main() -> None:
         DDIMSampler(schedule, timesteps=[999, 850, 400, 24], eta=0.5),
         DDIMSampler(schedule, timesteps=range(999, 0, -250), clip=(-1, 1)),
         DDIMSampler(schedule, timesteps=(999, 749, 499, 249), prediction="v"),
+        DDIMSampler(schedule, timesteps=np.array([999, 749, 499, 249])),
+        DDIMSampler(schedule, timesteps=torch.tensor([999, 749, 499, 249])),
     ]
     for sampler in samplers:
         assert_type(sampler.sample(model, (2, 3), seed=0), Tensor)
         assert model_calls(sampler) == sampler.nfe == 4
+
+    first: int = samplers[0].timesteps[0]
+    assert first == 999
+    table = Plan(t=(9, 4), t_next=(4, None), a=[0.5, 0], b=[0.4, 1], c=torch.zeros(2))
+    assert table.b.shape == (2, 1)
 
     fewer = replace(samplers[0], steps=2)
     assert_type(fewer, DDIMSampler)

@@ -14,6 +14,7 @@ import torch
 
 from ddimkit._modes import module_of
 from ddimkit._numbers import sizes
+from ddimkit._repr import short_repr
 from ddimkit.errors import WeightsError
 from ddimkit.loop import Model
 from ddimkit.models.unet import UNet, channels_last
@@ -62,6 +63,8 @@ class ModelBundle:
     clip: Clip = None
     name: str = "model"
     figures: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if not callable(self.model):

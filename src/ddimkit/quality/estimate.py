@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ddimkit._repr import short_repr
 from ddimkit.quality.distances import KernelSample, class_distance, manifolds
 from ddimkit.quality.statistics import KERNEL_WIDTH, FeatureStatistics, FloatArray, KernelStatistics, as_features, augmented
 
@@ -63,6 +64,8 @@ class Influence:
     real: FloatArray | None = None
     real_images: int = 0
 
+    __repr__ = short_repr
+
     @classmethod
     def of(cls, seeds: Sequence[int], generated: FloatArray, real: FloatArray | None = None, real_images: int = 0) -> "Influence":
         """Of images in any order of their seeds.
@@ -101,6 +104,8 @@ class Estimate:
     low: float
     high: float
     influence: Influence | None = None
+
+    __repr__ = short_repr
 
     @classmethod
     def of(cls, value: float, influence: Influence, bounds: tuple[float, float] = (-math.inf, math.inf)) -> "Estimate":

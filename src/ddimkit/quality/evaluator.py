@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ddimkit._repr import short_repr
 from ddimkit.analytic import Gaussian
 from ddimkit.errors import WeightsError
 from ddimkit.noise import STREAM_X_T, keyed_normal
@@ -69,6 +70,8 @@ class Evaluator:
     noise: Quality
     training: Training | None = None
     pixels: Gaussian | None = None
+
+    __repr__ = short_repr
 
     @classmethod
     def of(

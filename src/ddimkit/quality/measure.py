@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ddimkit._repr import short_repr
 from ddimkit.quality.estimate import (
     Estimate,
     estimate_class_distance,
@@ -75,6 +76,8 @@ class Quality:
     class_distance: Estimate | None = None
     memorised: Estimate | None = None
     training: tuple[int, float] | None = None
+
+    __repr__ = short_repr
 
     @property
     def count(self) -> int:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ddimkit._repr import short_repr
 from ddimkit.errors import WeightsError
 from ddimkit.quality.distances import KernelSample, nearest
 from ddimkit.quality.estimate import RealKernel
@@ -77,6 +78,8 @@ class Reference:
     kernel: KernelStatistics | KernelSample
     features: FloatArray
     classes: NDArray[np.int64]
+
+    __repr__ = short_repr
 
     @classmethod
     def of(cls, name: str, features: ArrayLike, extractor: Extractor, *, kept: int = _KEPT) -> "Reference":
@@ -156,6 +159,8 @@ class Training:
     features: FloatArray
     threshold: float
     extractor_sha256: str
+
+    __repr__ = short_repr
 
     @classmethod
     def of(cls, images: Images, held_out: Images, extractor: Extractor) -> "Training":

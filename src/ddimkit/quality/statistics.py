@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ddimkit._repr import short_repr
 from ddimkit.schedule import FloatArray
 
 __all__ = ["KERNEL_WIDTH", "FeatureStatistics", "FloatArray", "KernelStatistics", "as_features"]
@@ -51,6 +52,8 @@ class FeatureStatistics:
     count: int
     mean: FloatArray
     scatter: FloatArray
+
+    __repr__ = short_repr
 
     @classmethod
     def of(cls, features: ArrayLike) -> "FeatureStatistics":
@@ -138,6 +141,8 @@ class KernelStatistics:
     count: int
     third: FloatArray
     own: float
+
+    __repr__ = short_repr
 
     @classmethod
     def of(cls, features: ArrayLike) -> "KernelStatistics":

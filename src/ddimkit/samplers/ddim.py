@@ -73,7 +73,6 @@ class DDIMSampler(PlanSampler):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1] (0 deterministic, 1 DDPM's fixed_small), got {self.eta}")
         object.__setattr__(self, "eta", float(self.eta))
-        self._make_plan(DDIMSampler)
 
     @property
     def convergence_order(self) -> int:

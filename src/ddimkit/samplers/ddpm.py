@@ -62,7 +62,6 @@ class DDPMSampler(PlanSampler):
         super().__post_init__()
         if self.variance not in get_args(Variance):
             raise ValueError(f"variance must be one of {', '.join(get_args(Variance))}, got {self.variance!r}")
-        self._make_plan(DDPMSampler)
 
     @property
     def convergence_order(self) -> int:

@@ -65,7 +65,6 @@ class DPMSolverPPSampler(PlanSampler):
         if number(self.eta, "eta") not in (0, 1):
             raise ValueError(f"eta must be 0 (the ODE) or 1 (the SDE), got {self.eta!r}: for values between use DDIMSampler")
         object.__setattr__(self, "eta", float(self.eta))
-        self._make_plan(DPMSolverPPSampler)
 
     @property
     def convergence_order(self) -> int:

@@ -64,7 +64,6 @@ class UniPCSampler(PlanSampler):
         object.__setattr__(self, "order", check_order(self.order))
         if self.variant not in get_args(Variant):
             raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}, got {self.variant!r}")
-        self._make_plan(UniPCSampler)
 
     @property
     def convergence_order(self) -> int:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ddimkit._repr import short_repr
 from ddimkit.errors import DDIMKitError
 from ddimkit.quality.estimate import Estimate
 from ddimkit.sampling import PlanSampler
@@ -45,6 +46,8 @@ class Recommendation:
     closed: Estimate | None
     images_needed: int | None
     reasons: tuple[str, ...]
+
+    __repr__ = short_repr
 
     def __str__(self) -> str:
         """The answer, then the reasons, a line each."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
+from ddimkit._repr import short_repr
 from ddimkit.plan import Plan
 from ddimkit.prediction import DynamicThreshold
 from ddimkit.quality.measure import Quality
@@ -50,6 +51,8 @@ class Row:
     same_seed: float | None = None
     predicted: float | None = None
     search: Mapping[str, Any] | None = None
+
+    __repr__ = short_repr
 
     @property
     def calls(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ddimkit._repr import short_repr
 from ddimkit.errors import DDIMKitError
 from ddimkit.quality.estimate import Estimate, Influence, covariance
 from ddimkit.quality.measure import Distance, Quality, check_comparable
@@ -56,6 +57,8 @@ class Study:
     noise: Quality | None = None
     covariances: Mapping[Distance, FloatArray] = field(default_factory=dict[Distance, FloatArray], repr=False)
     images: Mapping[str, NDArray[np.float32]] = field(default_factory=dict[str, NDArray[np.float32]], repr=False)
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         labels = [row.label for row in self.rows]

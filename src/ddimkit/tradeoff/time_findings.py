@@ -62,6 +62,10 @@ def _overhead(study: Study) -> str | None:
     if not shares:
         return None
     most, label = max(shares)
+    if most >= 1:
+        return (
+            f"The sampler's overhead is not resolved: {label} took no longer with the model than with one that returns a constant."
+        )
     verdict = "Nearly all time is the model's" if most <= _LITTLE else "The sampler itself takes time"
     return f"{verdict}: its overhead is at most {decimal(100 * most)} % of a run ({label})."
 

@@ -119,7 +119,10 @@ def measured(study: Study) -> list[str]:
             "is the ratio of two times. Its 95 % interval comes from ten paired stretches."
         )
         share, label = max((times.overhead_seconds / max(times.seconds, 1e-12), label) for label, times in timed.items())
-        said.append(f"Sampler overhead, with a model that returns a constant, is at most {share:.2%} of a run ({label}).")
+        found = (
+            f"is at most {share:.2%} of a run ({label})" if share < 1 else f"is not resolved: {label} took no longer with its own"
+        )
+        said.append(f"Sampler overhead, with a model that returns a constant, {found}.")
         memory = [times.peak_memory_bytes / 2**20 for times in timed.values() if times.peak_memory_bytes is not None]
         note = next(iter(timed.values())).peak_memory_note
         span = f"{decimal(min(memory), 3)} to {decimal(max(memory), 3)} MiB" if memory else "not known"
