@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, ModelBundle, PlanSampler, Study, sweep
+from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, ModelBundle, NoiseSchedule, PlanSampler, Study, sweep
 from ddimkit.samplers.named import sigma_hat
 from ddimkit.tradeoff.evaluation import Evaluation
 from ddimkit.tradeoff.grid import labelled, newcomers, sampler_grid
@@ -106,6 +106,20 @@ def test_samplers_stand_as_they_are_beside_kinds() -> None:
     found = measured(bundle=bundle, samplers=(own, DDIMSampler, AdamsBashforth2), steps=(4,))
     assert labels(found) == ["DDPM-20", "DDIM-3 list", "DDIM-4", "AdamsBashforth2-4"]
     assert found.row("DDIM-3 list").sampler == own
+
+
+def test_a_fixed_table_has_its_own_number_of_calls() -> None:
+    """Whatever count it is asked for, and it is one row."""
+    bundle = toy()
+    plan = bundle.sampler(DDPMSampler, steps=3).plan()
+
+    def table(schedule: NoiseSchedule, *, steps: int, **settings: Any) -> PlanSampler:
+        return PlanSampler.from_plan(schedule, plan, **settings)
+
+    found = measured(bundle=bundle, samplers=(table,), steps=(2, 4))
+    assert labels(found) == ["DDPM-20", "BarePlan-3 table"]
+    assert [row.calls for row in found.rows] == [20, 3]
+    assert [label_of(s) for s in sampler_grid(bundle, (2, 4), (), (table,), eta_max_steps=2)] == ["DDPM-20"]
 
 
 def test_no_sampler_is_run_twice_and_equal_labels_are_numbered() -> None:

@@ -34,7 +34,7 @@ TimestepsLike = Sequence[int] | Tensor | NDArray[np.integer[Any]]
 """A list, tuple, range or one-dimensional integer tensor or array of timesteps."""
 
 if TYPE_CHECKING:
-    # Of a field that takes TimestepsLike and reads back as a tuple: mypy has no descriptors in frozen dataclasses that are inherited.
+    # Of a field that takes TimestepsLike and reads back as a tuple: mypy knows no descriptors in inherited frozen dataclasses.
     TimestepsField = tuple[int, ...] | Any
 else:
     TimestepsField = TimestepsLike

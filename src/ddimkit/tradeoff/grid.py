@@ -54,7 +54,7 @@ def sampler_grid(
             keywords: dict[str, Any] = {} if eta is None else {"eta": eta}
             for count in counts:
                 sampler = bundle.sampler(kind, steps=count, **keywords)
-                if eta_max_steps is None or count <= eta_max_steps or not sampler.coefficients.plan.adds_noise:
+                if eta_max_steps is None or len(sampler.timesteps) <= eta_max_steps or not sampler.coefficients.plan.adds_noise:
                     made.append(sampler)
     return list(dict.fromkeys(made))
 
