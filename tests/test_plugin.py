@@ -11,9 +11,9 @@ from hypothesis import given
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddimkit import DDIMSampler, NoiseSchedule, Plan, PlanSampler
+from ddimkit import DDIMSampler, NoiseSchedule, Plan, PlanSampler, graphs
 from ddimkit.testing import check_plan
-from plugins import AdamsBashforth2
+from plugins import AdamsBashforth2, Heun, Midpoint
 from probes import Counting, gaussian_x0, normal, smooth
 from strategies import schedules
 
@@ -157,6 +157,67 @@ def test_a_table_is_checked() -> None:
         PlanSampler.from_plan(SCHEDULE, TIMES)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="epsilon"):
         PlanSampler.from_plan(SCHEDULE.zero_terminal_snr(), plan)
+
+
+@pytest.mark.promise(33)
+@pytest.mark.parametrize("kind", [Heun, Midpoint])
+@pytest.mark.parametrize("start", range(len(TIMES)))
+@pytest.mark.parametrize("schedule", [SCHEDULE, NoiseSchedule.rectified_flow(1000)])
+def test_start_at_counts_timesteps_where_they_have_several_rows(
+    kind: type[PlanSampler], start: int, schedule: NoiseSchedule
+) -> None:
+    sampler, x = kind(schedule, timesteps=TIMES, prediction="x0"), normal(2, 3)
+    plan, rest = sampler.plan(), replace(sampler, timesteps=TIMES[start:])
+    row = len(plan) - rest.nfe
+    assert plan.t[row:] == rest.plan().t
+    assert plan.t[row] == TIMES[start]
+    assert start == 0 or plan.t_next[row - 1] == TIMES[start]
+    states = list(sampler.iterate(smooth, x_T=x, start_at=start))
+    assert torch.equal(states[-1].x, rest.sample(smooth, x_T=x))
+    assert torch.equal(states[-1].x, sampler.sample(smooth, x_T=x, start_at=start))
+    assert torch.equal(states[-1].x, graphs.capture(sampler, smooth, (2, 3))(x_T=x, start_at=start))
+    assert [(s.index, s.t, s.start_at, s.nfe) for s in states] == [(k, plan.t[k], row, k - row + 1) for k in range(row, len(plan))]
+    assert sampler.record(start_at=start)["nfe"] == rest.nfe
+    for state in states[:-1]:
+        *_, resumed = sampler.iterate(smooth, resume=state)
+        assert torch.equal(resumed.x, states[-1].x)
+
+
+def test_noise_of_a_late_start_has_the_numbers_of_the_whole_plans_rows() -> None:
+    @dataclass(frozen=True)
+    class Noisy(Heun):
+        def plan(self) -> Plan:
+            plan = super().plan()
+            return Plan(plan.t, plan.t_next, plan.a, plan.b, np.append(np.full(len(plan) - 1, 0.1), 0.0))
+
+    sampler, x, drawn = Noisy(SCHEDULE, timesteps=TIMES), normal(2, 3), list[int]()
+
+    def noise_fn(draw: int, like: Tensor) -> Tensor:
+        drawn.append(draw)
+        return torch.zeros_like(like)
+
+    sampler.sample(smooth, x_T=x, start_at=2, noise_fn=noise_fn)
+    assert drawn == list(range(4, 10))
+
+
+def test_states_of_walks_that_begin_between_timesteps_are_refused() -> None:
+    sampler = Heun(SCHEDULE, timesteps=TIMES)
+    *_, state = itertools.islice(sampler.iterate(smooth, x_T=normal(2, 3), start_at=1), 1)
+    assert state.start_at == 2
+    for row in (1, 3, 11, -1):
+        with pytest.raises(ValueError, match=f"began at row {row}"):
+            list(sampler.iterate(smooth, resume=replace(state, start_at=row)))
+
+
+def test_a_plan_that_goes_elsewhere_from_a_later_start_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Other(AdamsBashforth2):
+        def plan(self) -> Plan:
+            plan = super().plan()
+            return plan if len(plan) == len(TIMES) else Plan((9, *plan.t[1:]), plan.t_next, plan.a, plan.b, plan.c)
+
+    with pytest.raises(ValueError, match=r"start_at=2 needs a plan that visits the same timesteps from timesteps\[2\] on"):
+        Other(SCHEDULE, timesteps=TIMES).sample(smooth, x_T=normal(2, 3), start_at=2)
 
 
 def test_a_class_without_a_plan_is_refused_when_it_is_made() -> None:

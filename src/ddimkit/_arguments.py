@@ -34,6 +34,8 @@ class Arguments:
     device: torch.device | str | None = None
     dtype: torch.dtype | None = None
     model_kwargs: Mapping[str, Any] | None = None
+    first_row: int = 0
+    """The number of the row at which a walk from ``start_at`` begins."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "start_at", integer(self.start_at, "start_at"))
@@ -92,7 +94,7 @@ def check_arguments(coefficients: Coefficients, model: object, arguments: Argume
         raise ValueError("seed, generator and noise_fn exclude one another: give at most one")
     x_T, start_at = arguments.x_T, arguments.start_at
     if start_at and x_T is None:
-        raise ValueError(f"start_at={start_at} needs x_T, the image at that row's timestep")
+        raise ValueError(f"start_at={start_at} needs x_T, the image at that timestep")
     shape = _check_shape(arguments.shape, x_T, coefficients)
     device = _device(arguments, model)
     dtype = arguments.dtype or (x_T.dtype if x_T is not None else torch.float32)
@@ -102,7 +104,7 @@ def check_arguments(coefficients: Coefficients, model: object, arguments: Argume
         _warn_of_signal(coefficients)
     elif device.type == "cpu" and not bool(torch.isfinite(x_T.detach().to(dtype)).all()):
         raise ValueError("x_T holds NaN or infinity")
-    check_history(coefficients, 0, 0, start_at)
+    check_history(coefficients, 0, 0, arguments.first_row)
     return Batch(arguments, shape, device, dtype, seeds)
 
 

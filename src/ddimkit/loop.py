@@ -131,7 +131,7 @@ def prepare(coefficients: Coefficients, model: Model, arguments: Arguments) -> R
 def begin(coefficients: Coefficients, model: Model, batch: Batch) -> Run:
     """The run that draws a batch, with its first x made."""
     arguments, seeds, device, dtype = batch.arguments, batch.seeds, batch.device, batch.dtype
-    source = _source(coefficients, seeds, arguments, arguments.start_at, device)
+    source = _source(coefficients, seeds, arguments, arguments.first_row, device)
     if arguments.x_T is not None:
         x = arguments.x_T.detach().to(device=device, dtype=dtype, copy=True)
     else:
@@ -139,7 +139,7 @@ def begin(coefficients: Coefficients, model: Model, batch: Batch) -> Run:
         first = _keyed_start(seeds, batch.shape, device) if seeds is not None else source(-1, like)
         # Copied: a noise_fn may hand out one buffer again and again.
         x = first.detach().to(dtype, copy=True)
-    return Run(coefficients, _bind(model, arguments.model_kwargs), x, source, seeds, arguments.start_at)
+    return Run(coefficients, _bind(model, arguments.model_kwargs), x, source, seeds, arguments.first_row)
 
 
 def resume(coefficients: Coefficients, model: Model, state: SamplerState, arguments: Arguments) -> Run:

@@ -141,17 +141,37 @@ class PlanSampler(ABC):
         return Coefficients(self.plan(), self.schedule, self.prediction, self.clip)
 
     def coefficients_from(self, start_at: int) -> Coefficients:
-        """The rows from ``start_at`` on, planned anew: a multistep sampler warms up again."""
+        """The rows from ``timesteps[start_at]`` on, planned anew: a multistep sampler warms up again."""
         start_at = integer(start_at, "start_at")
         if start_at == 0:
             return self.coefficients
         if not 0 <= start_at < len(self.timesteps):
-            raise ValueError(f"start_at must be a row number in 0..{len(self.timesteps) - 1}, got {start_at!r}")
-        if self.nfe != len(self.timesteps):
+            raise ValueError(f"start_at must lie in 0..{len(self.timesteps) - 1}, got {start_at!r}")
+        rest, whole = replace(self, steps=None, timesteps=tuple(self.timesteps[start_at:])).coefficients, self.coefficients.plan
+        if rest.plan.t != whole.t[-len(rest.plan) :]:
             raise ValueError(
-                f"start_at needs one row a timestep, but this plan has {self.nfe} rows for {len(self.timesteps)} timesteps"
+                f"start_at={start_at} needs a plan that visits the same timesteps from timesteps[{start_at}] on as the whole plan "
+                f"does, got {rest.plan.t} beside {whole.t}"
             )
-        return replace(self, steps=None, timesteps=tuple(self.timesteps[start_at:])).coefficients
+        return rest
+
+    def row_at(self, start_at: int) -> int:
+        """The number of the row at which a walk from ``timesteps[start_at]`` begins: a timestep may have several rows."""
+        return len(self.coefficients.plan) - len(self.coefficients_from(start_at).plan)
+
+    def _start_of(self, row: int) -> int:
+        """The ``start_at`` whose walk begins at a row.
+
+        Raises:
+            ValueError: no walk begins there.
+        """
+        t = self.coefficients.plan.t
+        start_at = self.timesteps.index(t[row]) if 0 <= row < len(t) and t[row] in self.timesteps else -1
+        if start_at < 0 or self.row_at(start_at) != row:
+            raise ValueError(
+                f"the state's walk began at row {row}, where no walk of this sampler begins: it was made by another one"
+            )
+        return start_at
 
     def sample(
         self,
@@ -186,7 +206,8 @@ class PlanSampler(ABC):
                 of one seed a sample; None takes one from the operating system. ``seed``, ``generator`` and ``noise_fn`` exclude
                 one another.
             x_T: (B, \*) where to begin; standard normal noise by default.
-            start_at: row number to begin at; x_T is then the image at ``timesteps[start_at]``, and required.
+            start_at: where in ``timesteps`` to begin; x_T is then the image at ``timesteps[start_at]``, and required. Rows keep
+                the numbers of the whole plan, of which a timestep may have several. Of a bare table the number of a row.
             generator: draws the noise instead, x_T first, then a tensor for each noisy row.
             noise_fn: ``noise_fn(draw, like)`` makes the noise instead: draw −1 for x_T, then the number of each noisy row.
             device: default: x_T's, else that of the model's first parameter, else the CPU.
@@ -205,7 +226,8 @@ class PlanSampler(ABC):
             NonFiniteError: the result holds NaN or infinity; names the step where it began, if the noise is keyed.
         """
         coefficients = self.coefficients_from(start_at)
-        arguments = Arguments(shape, seed, x_T, start_at, generator, noise_fn, device, dtype, model_kwargs)
+        row = self.row_at(start_at)
+        arguments = Arguments(shape, seed, x_T, start_at, generator, noise_fn, device, dtype, model_kwargs, row)
         batch = check_arguments(coefficients, model, arguments)
 
         def draw_part(part: Batch, tick: Callable[[], object]) -> Tensor:
@@ -237,7 +259,7 @@ class PlanSampler(ABC):
             shape: (B, \*).
             seed: keys all noise.
             x_T: (B, \*) where to begin.
-            start_at: row number to begin at.
+            start_at: where in ``timesteps`` to begin.
             generator: draws the noise instead.
             noise_fn: makes the noise instead.
             device: where.
@@ -249,12 +271,13 @@ class PlanSampler(ABC):
         Raises:
             TypeError, ValueError, NonFiniteError: as for :meth:`sample`; a state of another sampler.
         """
-        arguments = Arguments(shape, seed, x_T, start_at, generator, noise_fn, device, dtype, model_kwargs)
+        row = self.row_at(start_at)
+        arguments = Arguments(shape, seed, x_T, start_at, generator, noise_fn, device, dtype, model_kwargs, row)
         if resume is None:
             run = prepare(self.coefficients_from(start_at), model, arguments)
         else:
             state = check_state(resume, arguments)
-            run = resumed(self.coefficients_from(state.start_at), model, state, arguments)
+            run = resumed(self.coefficients_from(self._start_of(state.start_at)), model, state, arguments)
         return states(run)
 
     def step(
@@ -374,6 +397,10 @@ class BarePlanSampler(PlanSampler):
         if not 0 <= start_at < len(self.table):
             raise ValueError(f"start_at must be a row number in 0..{len(self.table) - 1}, got {start_at!r}")
         return Coefficients(self.table[start_at:], self.schedule, self.prediction, self.clip)
+
+    def _start_of(self, row: int) -> int:
+        """The row itself: a bare table starts at any that reads no history."""
+        return row
 
 
 def _check_walk(plan: Plan) -> None:

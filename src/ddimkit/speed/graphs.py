@@ -90,7 +90,8 @@ class Captured:
             GraphError: the model cannot be captured with this shape.
         """
         shape = self.shape if shape is None and x_T is None else shape
-        given = Arguments(shape, seed, x_T, start_at, generator, noise_fn, device, dtype, model_kwargs)
+        row = self.sampler.row_at(start_at)
+        given = Arguments(shape, seed, x_T, start_at, generator, noise_fn, device, dtype, model_kwargs, row)
         coefficients, arguments = self.sampler.coefficients_from(start_at), self._completed(given)
 
         def draw_part(part: Batch, tick: Callable[[], object]) -> Tensor:

@@ -188,13 +188,14 @@ class SettingChecks(ListChecks):
         except ValueError as error:
             assert "start_at" in str(error), f"start_at={start} is refused without naming start_at: {error}"  # noqa: PT017  # the kit may also accept
             return
-        rest, row = (
-            self.make(self.schedule, timesteps=tuple(sampler.timesteps)[start:]),
-            sampler.plan().t.index(sampler.timesteps[start]),
-        )
-        noise = self.noises()
+        rest, noise = self.make(self.schedule, timesteps=tuple(sampler.timesteps)[start:]), self.noises()
+        row = sampler.nfe - rest.nfe
         expected = rest.sample(ProbeModel(rest), x_T=x_T, noise_fn=lambda draw, like: noise(draw + row, like))
         require_same(late, expected, f"start_at={start} is not the walk over timesteps[{start}:] from row {row}")
+        states = list(sampler.iterate(ProbeModel(sampler), x_T=x_T, start_at=start, noise_fn=noise))
+        require_same(states[-1].x, expected, f"iterate(start_at={start}) ends elsewhere than sample(start_at={start})")
+        found, wanted = [(state.index, state.start_at) for state in states], [(k, row) for k in range(row, sampler.nfe)]
+        assert found == wanted, f"iterate(start_at={start}) yields (index, start_at) {found}, not {wanted}"
 
     def _with_signal(self) -> PlanSampler:
         """The sampler under test on a list whose first timestep holds signal, which every prediction allows."""
