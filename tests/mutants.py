@@ -21,7 +21,7 @@ from torch import Tensor
 from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, NoiseSchedule, Plan, PlanSampler, UniPCSampler
 from ddimkit.testing._plans import reads_history
 from kits import conformance, of
-from plugins import AdamsBashforth2, Heun
+from plugins import AdamsBashforth2, Consistency, Heun
 
 Body = dict[str, Any]
 Change = Callable[[Plan, PlanSampler], Plan]
@@ -49,6 +49,7 @@ BASES = [
     Base("unipc_2_bh1", UniPCSampler, {"order": 2, "variant": "bh1"}),
     Base("adams_bashforth", AdamsBashforth2, {}),
     Base("heun", Heun, {}),
+    Base("consistency", Consistency, {}, {"consistency": True}),
 ]
 
 

@@ -19,13 +19,13 @@ from ddimkit.quality.estimate import (
 from ddimkit.quality.measure import check_comparable, same_seed_share
 from ddimkit.quality.statistics import KernelStatistics
 from ddimkit.samplers import DDPMSampler
-from ddimkit.tradeoff.evaluation import contradicts
+from ddimkit.tradeoff.evaluation import Evaluation, contradicts
 from ddimkit.tradeoff.gap import Closing, Gap
 from ddimkit.tradeoff.presets import presets, presets_of
 from ddimkit.tradeoff.recommend import candidates, plain_ddim
 from ddimkit.tradeoff.rows import SAME_IMAGE
 from ddimkit.tradeoff.study import Study
-from studies import LINEAR, ddim, ddpm, quality, row, study, toy
+from studies import LINEAR, ddim, ddpm, quality, row, study, toy, toy_evaluator
 
 EXACT = {"error": 0.0}
 ABOVE, BELOW = math.nextafter(2.0, 3.0), math.nextafter(2.0, 1.0)
@@ -230,3 +230,22 @@ def test_nothing_is_left_to_choose_beside_a_baseline_alone() -> None:
         Gap(study(baseline=ddpm(1.0)))
     only = row(DDPMSampler(LINEAR, 20), 2.0, **EXACT)
     assert Gap(study(only, baseline=ddpm(1.0, **EXACT))).zero is only
+
+
+@pytest.mark.parametrize(("buffer", "said"), [(0.0, False), (0.01, True)])
+def test_calls_for_safety_are_said_where_there_are_any(buffer: float, said: bool) -> None:
+    found = recommend(exact({10: 3.0, 20: 0.5}), buffer=buffer)
+    assert any("For safety" in reason for reason in found.reasons) is said
+    assert found.calls == 20 + said
+
+
+def test_the_fewest_images_are_five() -> None:
+    evaluator = toy_evaluator()
+    features = np.random.default_rng(0).normal(size=(5, 4))
+    assert evaluator.evaluate_features(features, range(5)).count == 5
+    with pytest.raises(ValueError, match="at least 5 images"):
+        evaluator.evaluate_features(features[:4], range(4))
+    assert Evaluation(evaluator, images=5, long_images=0).images == 5
+    for images in (1, 4, -1):
+        with pytest.raises(ValueError, match="at least 5"):
+            Evaluation(evaluator, images=images)

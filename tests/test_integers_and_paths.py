@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,12 +22,15 @@ from ddimkit._numbers import integer
 from ddimkit.interop import diffusers, inception
 from ddimkit.models import bundle as bundles
 from ddimkit.models import data
+from ddimkit.models.train import Recipe
 from ddimkit.models.unet import UNet, UNetConfig
 from ddimkit.quality import evaluator, network, reference
+from ddimkit.tradeoff.evaluation import Evaluation
 from ddimkit.weights import _pieces as pieces
 from ddimkit.weights import _registry as registry
 from ddimkit.weights import _tensorfile as tensorfile
 from probes import normal, smooth
+from studies import toy_evaluator
 
 S = NoiseSchedule.linear()
 TIMES = (999, 760, 400, 130, 9)
@@ -40,6 +44,17 @@ KINDS: dict[str, Callable[[int], Any]] = {
     "tensor": torch.tensor,
     "int32 tensor": lambda n: torch.tensor(n, dtype=torch.int32),
 }
+
+SMALL, RECIPE, TOYS = UNetConfig(channels=(4, 8), groups=2), Recipe(), toy_evaluator()
+UNET = ("in_channels", "out_channels", "blocks", "groups", "num_classes", "patch")
+TRAINING = ("steps", "batch_size", "warmup", "seed")
+EVALUATION = ("images", "long_images", "batch")
+
+
+def counts_of(name: str, count: Any) -> int:
+    found: int = getattr(Evaluation(TOYS, **{name: count}), name)
+    return found
+
 
 # What takes an integer, as a function of it, and an integer to give it.
 PLACES: dict[str, tuple[Callable[[Any], Any], int]] = {
@@ -64,8 +79,14 @@ PLACES: dict[str, tuple[Callable[[Any], Any], int]] = {
     "index of a step": (lambda n: SAMPLER.step(X, X, n, noise=X), 2),
     "index of predict_x0": (lambda n: SAMPLER.predict_x0(X, X, n), 2),
     "sample_shape": (lambda n: ModelBundle(smooth, S, sample_shape=(n,)).sample_shape, 3),
+    **{f"{name} of a UNet": (lambda n, name=name: replace(SMALL, **{name: n}), 2) for name in UNET},  # type: ignore[misc]
+    "channels of a UNet": (lambda n: replace(SMALL, channels=(4, n)), 8),
+    "attention_levels of a UNet": (lambda n: replace(SMALL, attention_levels=(n,)), 1),
+    **{f"{name} of a recipe": (lambda n, name=name: replace(RECIPE, **{name: n}), 2) for name in TRAINING},  # type: ignore[misc]
+    **{f"{name} of an evaluation": (lambda n, name=name: counts_of(name, n), 6) for name in EVALUATION},  # type: ignore[misc]
     "graphs' most": (lambda n: graphs.capture(SAMPLER, smooth, (2, 3), most=n)(seed=0), 2),
 }
+MAY_BE_NONE = ("images of an evaluation", "batch of an evaluation")
 TENSOR_MEANS_MORE = ("add_noise", "index of a step", "index of predict_x0")
 
 
@@ -94,7 +115,7 @@ def test_any_integral_type_is_taken_as_an_int(place: str, kind: Callable[[int], 
 )
 @pytest.mark.parametrize("place", PLACES)
 def test_bools_and_numbers_that_are_no_integers_are_refused(place: str, bad: Any) -> None:
-    missing_is_allowed = bad is None and place in ("t_next of a plan", "batch_size", "seed", "steps")
+    missing_is_allowed = bad is None and place in (*MAY_BE_NONE, "t_next of a plan", "batch_size", "seed", "steps")
     more = isinstance(bad, torch.Tensor | np.ndarray) and place in (*TENSOR_MEANS_MORE, "seed", "start_at of a record")
     if missing_is_allowed or more:
         pytest.skip("has a meaning of its own here")

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
+from ddimkit._numbers import integer
 from ddimkit.models.data import DatasetName
 from ddimkit.models.unet_config import UNetConfig
 from ddimkit.prediction import Prediction
@@ -41,6 +42,7 @@ class Recipe:
         seed: of the initial weights and every step.
 
     Raises:
+        TypeError: what must be an integer is none.
         ValueError: no steps, an empty batch, a schedule without a name, dropout, or a share of dropped labels out of range.
     """
 
@@ -65,6 +67,8 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "warmup", "seed"):
+            object.__setattr__(self, name, integer(getattr(self, name), name))
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
         if self.schedule.spec is None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ddimkit._numbers import integer
+
 __all__ = ["CIFAR10_CONFIG", "UNetConfig"]
 
 
@@ -23,6 +25,7 @@ class UNetConfig:
             W/patch) before the first convolution, and back after the last.
 
     Raises:
+        TypeError: what must be an integer is none.
         ValueError: a number is out of range, naming it.
     """
 
@@ -38,8 +41,10 @@ class UNetConfig:
     patch: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels))
-        object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
+        for name in ("in_channels", "out_channels", "blocks", "groups", "num_classes", "patch"):
+            object.__setattr__(self, name, integer(getattr(self, name), name))
+        for name in ("channels", "attention_levels"):
+            object.__setattr__(self, name, tuple(integer(value, f"each of {name}") for value in getattr(self, name)))
         if not self.channels or min(self.in_channels, self.out_channels, self.blocks, self.groups, *self.channels) < 1:
             raise ValueError(f"channels, blocks and groups must be at least 1, got {self}")
         for width in self.channels:
@@ -54,7 +59,7 @@ class UNetConfig:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
         if self.num_classes < 0:
             raise ValueError(f"num_classes must be at least 0, got {self.num_classes}")
-        if type(self.patch) is not int or self.patch not in (1, 2):
+        if self.patch not in (1, 2):
             raise ValueError(f"patch must be 1 or 2, got {self.patch!r}")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ddimkit._numbers import integer
 from ddimkit.analytic import error_of
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.quality.estimate import Z95
@@ -49,6 +50,7 @@ class Evaluation:
         compile: whether the model's module is compiled, in place, before images are drawn. Images then differ by rounding.
 
     Raises:
+        TypeError: what must be an integer is none.
         ValueError: a number of images below 5 that is not 0.
     """
 
@@ -62,9 +64,12 @@ class Evaluation:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("images", "long_images"):
-            count = getattr(self, name)
-            if count is not None and (count < 0 or 0 < count < _FEWEST):
+        for name in ("images", "long_images", "batch"):
+            if getattr(self, name) is None and name != "long_images":
+                continue
+            count = integer(getattr(self, name), name)
+            object.__setattr__(self, name, count)
+            if name != "batch" and (count < 0 or 0 < count < _FEWEST):
                 raise ValueError(f"{name} must be 0 or at least {_FEWEST}, got {count}")
 
     def rows(
