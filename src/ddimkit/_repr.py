@@ -13,13 +13,13 @@ _ENTRIES = 6
 _CHARACTERS = 160
 
 
-def short_repr(instance: Any) -> str:
+def short_repr(self: Any) -> str:
     """A dataclass with its fields, on one line: of arrays the shape, of networks the size, of long sequences both ends.
 
     Set it as ``__repr__`` in a dataclass's body.
     """
-    shown = (f"{f.name}={_short(getattr(instance, f.name))}" for f in fields(instance) if f.repr)
-    return f"{type(instance).__qualname__}({', '.join(shown)})"
+    shown = (f"{f.name}={_short(getattr(self, f.name))}" for f in fields(self) if f.repr)
+    return f"{type(self).__qualname__}({', '.join(shown)})"
 
 
 def _short(value: object) -> str:
