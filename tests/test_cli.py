@@ -233,8 +233,9 @@ def test_a_stopped_sweep_says_how_to_go_on_and_goes_on(run: Run, tmp_path: Path)
 def test_sweep_measures_quality_as_asked(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the baseline, which is long here, only where it is asked for."""
     monkeypatch.setattr(evaluation, "LONG", 10)
+    monkeypatch.setattr(evaluation, "_MOST", 400)
     quick = (*SWEEP, "--eta", "0", "--sampler", "ddim", "--evaluator", "mymodule:evaluator", "--out")
-    for options, short, long in ((("--quality-samples", "6"), 6, 0), (("--quality-samples", "6", "--full"), 6, 6), ((), 2000, 0)):
+    for options, short, long in ((("--quality-samples", "6"), 6, 0), (("--quality-samples", "6", "--full"), 6, 6), ((), 400, 0)):
         code, out, err = run(*quick, "".join(options) or "default", *options)
         assert code == 0
         assert ("of the gap from DDIM-10 to DDPM-20" in out or "no gap between DDIM-10 and DDPM-20" in out) == bool(long)
