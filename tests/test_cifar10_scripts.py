@@ -38,6 +38,7 @@ from ddimkit.tradeoff.rows import family, spacing_of
 from ddimkit.tradeoff.study import Study
 from ddimkit.weights import _registry as registry
 from ddimkit.weights._pieces import has_content
+from probes import smooth
 from studies import LINEAR
 from studies import row as made
 from test_data import cifar
@@ -267,6 +268,7 @@ def test_images_choose_and_others_measure(script: Any, own: Path, tmp_path: Path
     monkeypatch.setattr(searched, "NETWORK_SEEDS", (range(2), range(5, 8)))
     monkeypatch.setattr(searched, "QUALITY_SEEDS", (range(6), range(6, 12)))
     monkeypatch.setattr(searched, "FINE_STEPS", 8)
+    monkeypatch.setattr(UNet, "forward", lambda _, x, t: smooth(x, t))  # for thousands of calls
     options = ("calls", "--samplers", "ddim,dpm-2m,ddpm", "--calls", "3,4", "--spacings", "trailing,linspace", "--evaluations", 14)
     options = (*options, "--objectives", "network,quality", "--select", 8, "--images", 6, "--long", 5)
     late = study(script, own, tmp_path / "late", *options, "--minutes", 0)
