@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import ddimkit
 from ddimkit import DDIMSampler, DPMSolverPPSampler, ModelBundle, NoiseSchedule, Plan, PlanSampler, UniPCSampler, graphs
+from ddimkit import _state as states
 from ddimkit._numbers import integer
 from ddimkit.interop import diffusers, inception
 from ddimkit.models import bundle as bundles
@@ -130,7 +131,7 @@ def test_an_int_is_itself(value: int) -> None:
 
 # Modules whose public functions and methods read or write files.
 MODULES: tuple[ModuleType, ...] = (
-    bundles, data, diffusers, evaluator, inception, network, pieces, reference, registry, tensorfile,
+    bundles, data, diffusers, evaluator, inception, network, pieces, reference, registry, states, tensorfile,
 )  # fmt: skip
 
 
@@ -154,7 +155,7 @@ def takers_of_paths() -> dict[str, str]:
 def test_every_path_may_be_a_str_for_the_type_checker() -> None:
     takers = takers_of_paths()
     internal = ("has_content", "read_content", "check_sha256")
-    assert len(takers) >= 18
+    assert len(takers) >= 20
     assert not [name for name, annotation in takers.items() if "str | " not in annotation and not any(i in name for i in internal)]
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import os
 import pickle
 import random
 import subprocess
@@ -274,7 +275,12 @@ def test_a_pickle_has_the_hash_of_the_process_that_reads_it() -> None:
         f"r = DDIMSampler(NoiseSchedule.linear(), timesteps={TIMES}, eta=0.4, clip=DynamicThreshold());"
         "assert s == r and hash(s) == hash(r) and {r: 1}[s] == 1; assert not s.schedule.signal.flags.writeable"
     )
-    subprocess.run([sys.executable, "-c", code], input=pickle.dumps(sampler), check=True, env={"PYTHONPATH": ":".join(sys.path)})
+    subprocess.run(
+        [sys.executable, "-c", code],
+        input=pickle.dumps(sampler),
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
 
 
 @every_sampler

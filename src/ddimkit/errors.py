@@ -16,4 +16,4 @@ class GraphError(DDIMKitError):
 
 
 class WeightsError(DDIMKitError):
-    """A file of weights is missing, damaged, of an unknown schema, or not what its hash says."""
+    """A file of weights, or another file of tensors, is missing, damaged, of an unknown schema, or not what its hash says."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ddimkit._arguments import Arguments, Batch, check_arguments, check_callers, check_device, check_history
 from ddimkit._repr import short_repr
+from ddimkit._state import SamplerState, check_origin, levels_at
 from ddimkit.errors import NonFiniteError
 from ddimkit.noise import STREAM_SAMPLER, STREAM_X_T, keyed_normal
 from ddimkit.step import Coefficients, advance, check_output, device_row, work_dtype
@@ -48,35 +49,6 @@ NoiseFn = Callable[[int, Tensor], Tensor]
 _BLOCK_ELEMENTS_CPU = 100_000
 _BLOCK_ELEMENTS_DEVICE = 2**19
 _TIMES_BLOCK = 64
-
-
-@dataclass(frozen=True, eq=False)
-class SamplerState:
-    r"""What a run looks like after one row; :meth:`PlanSampler.iterate` goes on from it with ``resume=state``.
-
-    Attributes:
-        index: number of the row just done, counted in the sampler's full list.
-        t: the timestep the model was asked at.
-        t_next: the timestep x is now at, None for the clean image.
-        x: (B, \*) the image after the row; the next row reads it, so change a copy.
-        x0: (B, \*) the row's x0_hat, clipped as the sampler asks.
-        nfe: model calls so far.
-        history: x0 predictions that later rows may read, newest first.
-        seeds: one seed a sample, None where the noise is not keyed.
-        start_at: the row number the run began at.
-    """
-
-    index: int
-    t: int
-    t_next: int | None
-    x: Tensor
-    x0: Tensor
-    nfe: int
-    history: tuple[Tensor, ...]
-    seeds: tuple[int, ...] | None
-    start_at: int
-
-    __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,10 +117,8 @@ def begin(coefficients: Coefficients, model: Model, batch: Batch) -> Run:
 def resume(coefficients: Coefficients, model: Model, state: SamplerState, arguments: Arguments) -> Run:
     """The run that goes on after ``state``; ``coefficients`` are those of the rows from ``state.start_at`` on."""
     check_callers(model, arguments)
-    done = state.index - state.start_at + 1
-    plan = coefficients.plan
-    if not 0 < done <= len(plan) or plan.t[done - 1] != state.t or plan.t_next[done - 1] != state.t_next:
-        raise ValueError(f"the state (row {state.index}, t={state.t}) was not made by this sampler")
+    check_origin(state, coefficients.plan)
+    plan, done = coefficients.plan, state.index - state.start_at + 1
     keyed = arguments.generator is None and arguments.noise_fn is None
     seeds = state.seeds if keyed else None
     if seeds is None and keyed and bool((plan.c[done:] > 0).any()):
@@ -157,37 +127,6 @@ def resume(coefficients: Coefficients, model: Model, state: SamplerState, argume
     source = _source(coefficients, seeds, arguments, state.start_at, state.x.device)
     bound = _bind(model, arguments.model_kwargs)
     return Run(coefficients, bound, state.x.detach(), source, seeds, state.start_at, done, state.history)
-
-
-def check_state(state: object, arguments: Arguments) -> SamplerState:
-    """A state to go on from, or an error: a shape given beside it must be its own, and what it holds must not be given."""
-    if not isinstance(state, SamplerState):
-        raise TypeError(f"resume must be a SamplerState that iterate yielded, got {type(state).__name__}")
-    held = (arguments.seed, arguments.x_T, arguments.device, arguments.dtype, arguments.start_at or None)
-    if any(v is not None for v in held):
-        raise ValueError("a resumed state brings its own seed, x, start_at, device and dtype: leave them out")
-    _check_parts(state)
-    shape = arguments.shape
-    if shape is not None and tuple(shape) != tuple(state.x.shape):
-        raise ValueError(f"shape {tuple(shape)} is not the state's {tuple(state.x.shape)}: leave it out")
-    return state
-
-
-def _check_parts(state: SamplerState) -> None:
-    """Raise a ValueError where x, x0, history and seeds are not of one batch: they would broadcast."""
-    shape, device = state.x.shape, state.x.device
-    tensors = [("x0", state.x0), *(("history", earlier) for earlier in state.history)]
-    for name, tensor in tensors:
-        if tensor.shape != shape or tensor.device != device:
-            raise ValueError(
-                f"the state's x is {tuple(shape)} on {device}, but its {name} is {tuple(tensor.shape)} on {tensor.device}: x, x0, "
-                "history and seeds must be those of the same samples"
-            )
-    if state.seeds is not None and len(state.seeds) != shape[0]:
-        raise ValueError(
-            f"the state holds {shape[0]} samples but {len(state.seeds)} seeds: x, x0, history and seeds must be those of the same "
-            "samples"
-        )
 
 
 def walk(run: Run, *, observe: bool) -> Iterator[tuple[int, Tensor, Tensor | None, tuple[Tensor, ...]]]:
@@ -260,7 +199,8 @@ def states(run: Run) -> Iterator[SamplerState]:
         nfe, index = k + 1, run.start_at + k
         # Copied where later rows read it: whoever looks may also write.
         x0 = x0.to(x.dtype, copy=bool(history))
-        yield SamplerState(index, plan.t[k], plan.t_next[k], x, x0, nfe, history, run.seeds, run.start_at)
+        levels = levels_at(plan, k)
+        yield SamplerState(index, plan.t[k], plan.t_next[k], x, x0, nfe, history, run.seeds, run.start_at, levels)
 
 
 def finish(run: Run, callback: Callable[[SamplerState], None] | None, tick: Callable[[], object]) -> Tensor:

@@ -14,7 +14,8 @@ from ddimkit._numbers import integer
 from ddimkit._plugin import adopt, then_plan
 from ddimkit._record import make_record
 from ddimkit._repr import short_repr
-from ddimkit.loop import Model, NoiseFn, SamplerState, begin, check_state, draw, finish, prepare, states, step_bar
+from ddimkit._state import SamplerState, check_state
+from ddimkit.loop import Model, NoiseFn, begin, draw, finish, prepare, states, step_bar
 from ddimkit.loop import resume as resumed
 from ddimkit.noise import SeedLike, sample_seeds
 from ddimkit.plan import Plan

@@ -33,7 +33,7 @@ class TensorFile:
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], *, kind: str, schema: int, settings: Mapping[str, Any]) -> str:
-    """Write a file, the same bytes for the same content; returns its SHA-256.
+    """Write a file, the same bytes for the same content; returns its SHA-256. A former file stays whole until the new one is.
 
     Args:
         path: where.
@@ -43,7 +43,10 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], *, kind: str,
         settings: JSON values.
     """
     content = pack_tensors(tensors, kind=kind, schema=schema, settings=settings)
-    Path(path).write_bytes(content)
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -92,7 +95,7 @@ def read_tensors(path: str | Path, *, kind: str, schema: int, sha256: str | None
         raise WeightsError(f"{path} is no safetensors file ({error}); other formats are never loaded") from error
     try:
         settings = {key: json.loads(value) for key, value in metadata.items() if key not in ("format", "schema")}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} does not describe a {kind}: its metadata are damaged ({error})") from error
     return TensorFile(tensors, settings, found)
 
