@@ -186,7 +186,7 @@ def _read_tensors(file: TensorFile) -> list[Tensor]:
     """x, x0 and the history, laid out in memory as they were."""
     names = ["x", "x0", *(f"history.{i}" for i in range(len(file.tensors) - 2))]
     strides: object = file.settings["strides"]
-    if file.tensors.keys() != set(names) or not isinstance(strides, Mapping) or strides.keys() != set(names):
+    if set(file.tensors) != set(names) or not isinstance(strides, Mapping) or set(strides) != set(names):
         raise ValueError(f"its tensors must be x, x0 and history.0, history.1, …, got {', '.join(sorted(file.tensors)) or 'none'}")
     for name in names:
         tensor = file.tensors[name]
