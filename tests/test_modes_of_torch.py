@@ -1,6 +1,7 @@
 """torch's own settings change nothing: a default dtype of float64, and inference mode."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +13,13 @@ from ddimkit import (
     DynamicThreshold,
     NoiseSchedule,
     PlanSampler,
+    SamplerState,
     UniPCSampler,
     graphs,
     load_pretrained,
 )
 from ddimkit.quality import load_evaluator
+from ddimkit.testing import NoFloat64
 from probes import normal, smooth, twice
 
 S = NoiseSchedule.linear()
@@ -71,6 +74,59 @@ def test_inference_mode_changes_no_bit(sampler: PlanSampler) -> None:
         found = runs(sampler)
     for one, other in zip(found, runs(sampler), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.promise(33, 52)
+@pytest.mark.parametrize("saved", [False, True], ids=["in memory", "from a file"])
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_walk_goes_from_one_mode_to_another(sampler: PlanSampler, saved: bool, tmp_path: Path) -> None:
+    model = twice if sampler.coefficients.learned else smooth
+    expected = list(sampler.iterate(model, (3, 4), seed=1))[-1].x
+    for first, then in ((True, False), (False, True)):
+        with torch.inference_mode(first):
+            state = list(sampler.iterate(model, (3, 4), seed=1))[1]
+            state.save(tmp_path / "walk")
+        with torch.inference_mode(then):
+            *_, last = sampler.iterate(model, resume=SamplerState.load(tmp_path / "walk") if saved else state)
+        assert torch.equal(last.x, expected)
+
+
+@pytest.mark.promise(52)
+def test_inversion_in_batches_and_by_noise_fn_under_both() -> None:
+    def runs() -> list[torch.Tensor]:
+        walk, noisy = SAMPLERS["ddim"], SAMPLERS["eta"]
+        assert isinstance(walk, DDIMSampler)
+        by_function = noisy.sample(smooth, (5, 4), noise_fn=lambda draw, like: normal(5, 4, seed=draw + 1))
+        return [walk.invert(smooth, normal(5, 4)), noisy.sample(smooth, (5, 4), seed=1, batch_size=2), by_function]
+
+    with torch.inference_mode():
+        found = runs()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found += runs()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(found, runs() * 2, strict=True):
+        assert one.dtype is other.dtype
+        assert torch.equal(one, other)
+
+
+@pytest.mark.promise(18, 52)
+@pytest.mark.usefixtures("float64_by_default")
+@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_no_float64_reaches_the_device_under_a_default_of_float64(sampler: PlanSampler, device: str | None) -> None:
+    model = twice if sampler.coefficients.learned else smooth
+    with NoFloat64():
+        sampler.sample(model, (3, 4), seed=1, device=device)
+
+
+@pytest.mark.promise(52)
+def test_images_are_judged_alike_in_inference_mode() -> None:
+    evaluator, images = load_evaluator("mnist"), normal(8, 1, 28, 28)
+    with torch.inference_mode():
+        found = evaluator.evaluate(images, range(8))
+    assert found.to_dict() == evaluator.evaluate(images, range(8)).to_dict()
 
 
 @pytest.mark.promise(52)

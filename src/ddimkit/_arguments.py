@@ -136,7 +136,7 @@ def check_device(device: torch.device | str) -> torch.device:
     """The device, or a ValueError where this machine or this build of torch has none of its name."""
     try:
         found = torch.device(device)
-        torch.empty(0, device=found)
+        torch.empty(0, dtype=torch.float32, device=found)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {device!r} cannot be used here: give 'cpu' or another one ({reason})") from None

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ddimkit._arguments import Arguments, Batch, check_arguments, check_callers, check_device, check_history
-from ddimkit._repr import short_repr
 from ddimkit._state import SamplerState, check_origin, levels_at
 from ddimkit.errors import NonFiniteError
 from ddimkit.noise import STREAM_SAMPLER, STREAM_X_T, keyed_normal

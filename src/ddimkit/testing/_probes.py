@@ -82,7 +82,7 @@ class NoFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     """Standard normal float32 numbers of a seed, on the CPU."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
 
 
 def require_same(found: Tensor, expected: Tensor, fault: str) -> None:
