@@ -1,8 +1,11 @@
-"""Every check of the project, ``python -m nox -s NAME``; plain ``python -m nox`` runs those that need no more than minutes."""
+"""Every check of the project, ``python -m nox -s NAME``; plain ``python -m nox`` runs those that need no more than minutes.
+
+``oldest`` and ``newest`` run the tests on other versions than the pinned ones; where there is a GPU they download gigabytes.
+"""
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nox
@@ -26,9 +29,9 @@ ENVIRONMENT = {
 }
 
 
-def install(session: nox.Session, *requirements: str, groups: Sequence[str] = ()) -> None:
-    """Install requirements and dependency groups in one go, at the pinned versions."""
-    session.env.update(ENVIRONMENT)
+def install(session: nox.Session, *requirements: str, groups: Sequence[str] = (), constraints: str = CONSTRAINTS) -> None:
+    """Install requirements and dependency groups in one go, at the pinned versions or under other constraints, a URI."""
+    session.env.update({**ENVIRONMENT, "PIP_CONSTRAINT": constraints})
     if any(requirement.startswith(".") or requirement.endswith(".whl") for requirement in requirements):
         install_torch(session)
     session.install(*requirements, *nox.project.dependency_groups(PYPROJECT, *groups))
@@ -72,10 +75,45 @@ def sweep(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests; takes pytest's options, and ``--slow``."""
-    install(session, ".[study]", groups=["tests"])
+    run_tests(session, CONSTRAINTS)
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """Run the tests on the oldest torch, NumPy and so on that the package accepts; takes pytest's options."""
+    run_tests(session, write_constraints(session, lowest_pins()))
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """Run the tests on the newest releases of what the package declares; takes pytest's options."""
+    run_tests(session, write_constraints(session, dict.fromkeys([*declared(), "sympy"])))
+
+
+def run_tests(session: nox.Session, constraints: str) -> None:
+    """Install the package and what its tests need under the constraints, and run the tests."""
+    install(session, ".[study]", groups=["tests"], constraints=constraints)
     # Alone: the torchvision it declares has no build for a CPU, and its Inception network does not use it.
     session.install("--no-deps", "torch-fidelity")
     session.run("pytest", "-rs", *session.posargs)
+
+
+def declared() -> dict[str, str]:
+    """What the package declares that it needs: name → lowest version."""
+    return dict(requirement.split(">=") for requirement in PYPROJECT["project"]["dependencies"])
+
+
+def lowest_pins() -> dict[str, str | None]:
+    """The oldest series of each, as in ``2.4.*``, and no pin of sympy, which torch pins itself."""
+    return {**{name: f"{version}.*" for name, version in declared().items()}, "sympy": None}
+
+
+def write_constraints(session: nox.Session, changed: Mapping[str, str | None]) -> str:
+    """The URI of a copy of the pins with other versions of some packages, or, where the version is None, with no pin."""
+    kept = [line for line in (ROOT / "tests" / "constraints.txt").read_text().splitlines() if line.split("==")[0] not in changed]
+    path = Path(session.create_tmp()) / "constraints.txt"
+    path.write_text("\n".join([*kept, *(f"{name}=={version}" for name, version in changed.items() if version), ""]))
+    return path.as_uri()
 
 
 @nox.session

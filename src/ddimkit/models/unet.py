@@ -41,9 +41,8 @@ def time_embedding(t: Tensor, width: int) -> Tensor:
 
 def _is_watched(module: nn.Module) -> bool:
     """Whether a hook of the module, or one of all modules, sees what it is given or gives."""
-    if any(getattr(module, f"_{kind}_hooks") for kind in _HOOKS):  # torch has no public word for whether there are any
-        return True
-    return bool(torch_module._has_any_global_hook())  # type: ignore[no-untyped-call] # pyright: ignore[reportPrivateUsage]
+    # torch has no public word for whether there are any.
+    return any(getattr(module, f"_{kind}_hooks") or getattr(torch_module, f"_global_{kind}_hooks") for kind in _HOOKS)
 
 
 def _is_plain(module: nn.Module) -> bool:
