@@ -118,7 +118,7 @@ def _columns(study: Study, rows: Sequence[Row], width: int) -> tuple[list[str], 
     """Heads and cells of the terminal's columns, shorter where it is narrow; labels are shortened, numbers never."""
     wide, kept = width >= _WIDE, [i for i, head in enumerate(columns(study)) if head in _COLUMNS]
     heads = [_COLUMNS[columns(study)[i]][not wide] for i in kept]
-    found = [[cells(row, study)[i] for i in kept] for row in rows]
+    found = [[cells(row, study)[i].text for i in kept] for row in rows]
     if not wide:
         found = [[_short(head, text) for head, text in zip(heads, line, strict=True)] for line in found]
     others = sum(max(len(line[i]) for line in (heads, *found)) + 2 for i in range(1, len(heads)))
@@ -175,7 +175,7 @@ def comparison_rows(found: Comparison) -> Sequence[tuple[str, ...]]:
             pair.label,
             *(f"{times.seconds:.3g}" for times in pair.times),
             f"{pair.times[0].seconds / pair.times[1].seconds:.3g}×",
-            *(f"{gain.ratio:.3g}×" for gain in pair.gains),
+            *(f"{gain.value:.3g}×" for gain in pair.gains),
             f"{1 + pair.change:.3f}",
         )
         for pair in found.pairs

@@ -4,9 +4,10 @@ import json
 from dataclasses import dataclass
 
 from ddimkit.errors import DDIMKitError
+from ddimkit.quality.estimate import Estimate
 from ddimkit.tradeoff.rows import Row, sampler_to_dict
 from ddimkit.tradeoff.study import Study
-from ddimkit.tradeoff.times import Speedup, Times, speedup
+from ddimkit.tradeoff.times import Times, speedup
 
 __all__ = ["Comparison", "Pair", "compare"]
 
@@ -19,12 +20,12 @@ class Pair:
 
     label: str
     times: tuple[Times, Times]
-    gains: tuple[Speedup, Speedup]
+    gains: tuple[Estimate, Estimate]
 
     @property
     def change(self) -> float:
         """How much larger the second speed-up is than the first, as a share of it."""
-        return self.gains[1].ratio / self.gains[0].ratio - 1
+        return self.gains[1].value / self.gains[0].value - 1
 
     @property
     def overlap(self) -> bool:
@@ -64,7 +65,7 @@ def compare(a: Study, b: Study) -> Comparison:
         raise DDIMKitError("the two studies have timed no sampler in common: sweep the same steps, etas and samplers")
     moved = [pair for pair in others if abs(pair.change) > _TOLERANCE]
     clear = [pair for pair in moved if not pair.overlap]
-    named = ", ".join(f"{p.label} {p.gains[0].ratio:.3g}× against {p.gains[1].ratio:.3g}×" for p in clear or moved)
+    named = ", ".join(f"{p.label} {p.gains[0].value:.3g}× against {p.gains[1].value:.3g}×" for p in clear or moved)
     worst = max(others, key=lambda pair: abs(pair.change))
     if clear:
         finding = f"Speed-ups are not maintained for {len(clear)} of {len(others)} samplers: {named}."

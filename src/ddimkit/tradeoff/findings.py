@@ -2,7 +2,7 @@
 
 from ddimkit.tradeoff.gap import Gap, is_plain_ddim, simultaneous
 from ddimkit.tradeoff.recommend import nearest_known, plain_ddim, recommend
-from ddimkit.tradeoff.rows import SAME_IMAGE, Row, eta_pairs, family, spacing_of
+from ddimkit.tradeoff.rows import SAME_IMAGE, eta_pairs, kind_of, spacing_of
 from ddimkit.tradeoff.study import Study
 from ddimkit.tradeoff.time_findings import time_findings
 from ddimkit.tradeoff.wording import close_in, count_of, percent, plural, size, with_margin
@@ -84,7 +84,7 @@ def _few_calls(study: Study) -> str | None:
 def _more_steps(study: Study) -> str | None:
     """Where more steps of one sampler are worse."""
     named = [row for row in study.evaluated if spacing_of(row.sampler) not in ("list", "table")]
-    pairs = [(a, b) for a in named for b in named if a.calls > b.calls and _line(a) == _line(b)]
+    pairs = [(a, b) for a in named for b in named if a.calls > b.calls and kind_of(a.sampler) == kind_of(b.sampler)]
     if not pairs:
         return None
     leads = simultaneous(study, [{a.label: 1.0, b.label: -1.0} for a, b in pairs])
@@ -96,11 +96,6 @@ def _more_steps(study: Study) -> str | None:
     (a, b), most = pairs[place], f"by {size(leads[place])}"
     share = f"{len(worse)} of {plural(len(pairs), 'pair')}"
     return f"More steps raise the KID in {share} of step counts, most from {b.label} to {a.label} ({most})."
-
-
-def _line(row: Row) -> tuple[str, float, str]:
-    """What rows that differ in their number of steps alone have in common."""
-    return family(row.sampler), getattr(row.sampler, "eta", 0.0), spacing_of(row.sampler)
 
 
 def _eta(study: Study) -> str | None:

@@ -54,7 +54,7 @@ def _baseline(study: Study) -> str | None:
     if other is None or other.times is None or base.times is None:
         return None
     ratio = speedup(base.times, other.times)
-    return f"{base.label} takes {ratio.ratio:.2f} × the time of {other.label} (95 % interval {ratio.low:.2f} to {ratio.high:.2f})."
+    return f"{base.label} takes {ratio.value:.2f} × the time of {other.label} (95 % interval {ratio.low:.2f} to {ratio.high:.2f})."
 
 
 def _overhead(study: Study) -> str | None:
