@@ -21,10 +21,10 @@ from torch import Tensor
 from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, ModelBundle, NoiseSchedule, PlanSampler
 from ddimkit.errors import NonFiniteError
 from ddimkit.tradeoff import _timing as timing
-from ddimkit.tradeoff._machine import Costs
 from ddimkit.tradeoff._timing import estimate_pace, longest_slice, measure
 from ddimkit.tradeoff.times import (
     PARTS,
+    Costs,
     Times,
     Timing,
     affordable_rounds,
@@ -51,8 +51,8 @@ Slowness = Callable[[float], float]
 def without_costs() -> Iterator[None]:
     """Overhead and memory, whose profiler is slow, are measured where a test needs them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "measure_overhead", lambda *_: COSTS.overhead_seconds)
-        patch.setattr(timing, "measure_peak_memory", lambda *_: (COSTS.peak_memory_bytes, COSTS.peak_memory_note))
+        patch.setattr(timing._Bench, "_overhead", lambda *_: COSTS.overhead_seconds)
+        patch.setattr(timing._Bench, "_peak_memory", lambda *_: (COSTS.peak_memory_bytes, COSTS.peak_memory_note))
         yield
 
 
@@ -325,7 +325,7 @@ class TestMeasure:
     )
     def test_damaged_rounds_are_refused(self, change: Callable[[dict[str, Any]], object]) -> None:
         timed = Machine().measure([list_of(60), list_of(10)])
-        data = timed.to_dict()
+        data = json.loads(json.dumps(timed.to_dict()))
         assert Timing.from_dict(data, timed.samples).times() == timed.times()
         with pytest.raises(ValueError, match="rounds"):
             Timing.from_dict(data, timed.samples[:1])

@@ -22,11 +22,11 @@ import numpy as np
 from torch import Tensor
 
 from ddimkit.quality.estimate import Estimate
-from ddimkit.tradeoff._machine import Costs
 
 __all__ = [
     "PARTS",
     "T_95",
+    "Costs",
     "Times",
     "Timing",
     "affordable_rounds",
@@ -43,6 +43,21 @@ T_95 = 2.262
 """Student's t of a 95 % interval from ``PARTS`` values."""
 
 _POINTS = 50  # slices of a configuration in a round, at least
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one run of a sampler costs beside the model's own time.
+
+    Attributes:
+        overhead_seconds: one run with a model that returns a constant tensor.
+        peak_memory_bytes: most bytes that three steps held beyond what was there before; None where not measurable.
+        peak_memory_note: how that was measured, or why it was not.
+    """
+
+    overhead_seconds: float
+    peak_memory_bytes: int | None
+    peak_memory_note: str
 
 
 @dataclass(frozen=True)
@@ -150,13 +165,9 @@ class Timing:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values of everything but the samples."""
-        return {
-            "calls": list(self.calls),
-            "batch": self.batch,
-            "longest": self.longest,
-            "costs": [asdict(c) for c in self.costs],
-            "rounds": [[list(seconds) for seconds in a_round] for a_round in self.rounds],
-        }
+        plain = asdict(replace(self, samples=()))
+        del plain["samples"]
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], samples: Sequence[Tensor]) -> "Timing":
