@@ -1,13 +1,15 @@
 """What a study found, in at most ten sentences computed from its numbers, the most useful first; each can come out either way."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from ddimkit.quality.estimate import Estimate
 from ddimkit.tradeoff.fit import time_fit
 from ddimkit.tradeoff.gap import Gap, is_plain_ddim, simultaneous
 from ddimkit.tradeoff.recommend import nearest_known, plain_ddim, recommend
-from ddimkit.tradeoff.rows import SAME_IMAGE, eta_pairs, kind_of, spacing_of
+from ddimkit.tradeoff.rows import SAME_IMAGE, Row, eta_pairs, kind_of, spacing_of
 from ddimkit.tradeoff.study import Study
 from ddimkit.tradeoff.times import PARTS, T_95, speedup
 from ddimkit.tradeoff.wording import close_in, count_of, decimal, percent, plural, size, with_margin
@@ -34,6 +36,11 @@ def findings(study: Study) -> list[str]:
         said += [_few_calls(study), _more_steps(study), _eta(study)]
     said += [_same_seed(study), _steadiness(study), _growth(study), _noise(study), _baseline(study), _overhead(study)]
     return [sentence for sentence in said if sentence is not None][:MOST]
+
+
+def _leads(study: Study, pairs: Sequence[tuple[Row, Row]]) -> list[Estimate]:
+    """How much larger the distance of the first of each pair is, with simultaneous intervals."""
+    return simultaneous(study, [{a.label: 1.0, b.label: -1.0} for a, b in pairs])
 
 
 def _contradictions(study: Study) -> str | None:
@@ -80,7 +87,7 @@ def _few_calls(study: Study) -> str | None:
     if not still or not noisy:
         return None
     pairs = [(a, b) for a in still for b in noisy]
-    leads = simultaneous(study, [{a.label: 1.0, b.label: -1.0} for a, b in pairs])
+    leads = _leads(study, pairs)
     a, b = nearest_known(study, still), nearest_known(study, noisy)
     lead = leads[pairs.index((a, b))]
     still_named, noisy_named = f"deterministic sampler, {a.label}", f"stochastic sampler, {b.label}"
@@ -96,7 +103,7 @@ def _more_steps(study: Study) -> str | None:
     pairs = [(a, b) for a in named for b in named if a.calls > b.calls and kind_of(a.sampler) == kind_of(b.sampler)]
     if not pairs:
         return None
-    leads = simultaneous(study, [{a.label: 1.0, b.label: -1.0} for a, b in pairs])
+    leads = _leads(study, pairs)
     worse = [(lead.value, i) for i, lead in enumerate(leads) if lead.low > 0]
     if not worse:
         count = count_of(row for pair in pairs for row in pair)
@@ -111,7 +118,7 @@ def _eta(study: Study) -> str | None:
     pairs = eta_pairs(study.evaluated)
     if not pairs:
         return None
-    leads = simultaneous(study, [{a.label: 1.0, b.label: -1.0} for a, b in pairs])
+    leads = _leads(study, pairs)
     lower, higher = sum(lead.high < 0 for lead in leads), sum(lead.low > 0 for lead in leads)
     rest = [(lead.margin, i) for i, lead in enumerate(leads) if lead.is_zero]
     open_ = f", and is {close_in(pairs[max(rest)[1]], leads[max(rest)[1]])} in {len(rest)}" if rest else ""
