@@ -141,7 +141,7 @@ def _drawn_windows(measured: FloatArray, window: int, approved: int, seed: int) 
     generator, even = np.random.default_rng(seed), np.full(len(measured), 1 / len(measured))
     counts = (generator.multinomial(window, even, size=_DRAWN_AT_ONCE) for _ in range(_DRAWN_WINDOWS // _DRAWN_AT_ONCE))
     middle = measured.mean(axis=0)
-    means = np.concatenate([count / window @ measured for count in counts]) - middle
+    means: FloatArray = np.concatenate([count / window @ measured for count in counts]) - middle
     means[:, :-2] *= math.sqrt(1 + window / approved)
     means[:, -2:] = middle[-2:] + math.sqrt(1 + window / len(measured)) * means[:, -2:]
     return means
