@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 
-from ddimkit.tradeoff._timing import describe_machine, versions
+from ddimkit._machine import describe_machine, versions
 
 T = TypeVar("T")
 Precision = Literal["float32", "autocast", "bfloat16"]

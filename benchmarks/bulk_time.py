@@ -53,8 +53,8 @@ def rows(few: Study, many: Study, count: int) -> list[dict[str, object]]:
                 "seconds_few": one.seconds,
                 "seconds_batch": batch.seconds,
                 "seconds_many": batch.seconds * math.ceil(count / batch.batch),
-                "speedup_few": speedup(_times(few, few.baseline), one).ratio,
-                "speedup_many": speedup(_times(many, many.baseline), batch).ratio,
+                "speedup_few": speedup(_times(few, few.baseline), one).value,
+                "speedup_many": speedup(_times(many, many.baseline), batch).value,
             }
         )
     return found

@@ -34,11 +34,11 @@ from _script import integers, words
 from _searched import FIRST_SEED, KINDS, Search
 from _subjects import find_evaluator, find_model, pick_device
 from ddimkit import DDIMKitError, ModelBundle, recommend
+from ddimkit._machine import describe_machine, versions
 from ddimkit.models.data import load_images
 from ddimkit.quality import Evaluator, Quality, Training, same_seed_share
 from ddimkit.samplers.named import MAKERS
 from ddimkit.tradeoff._drawing import Drawn, draw
-from ddimkit.tradeoff._timing import describe_machine, versions
 from ddimkit.tradeoff.committed import FOLDER, find_study
 from ddimkit.tradeoff.evaluation import Evaluation, drawn_path
 from ddimkit.tradeoff.gap import is_plain_ddim

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from _subjects import find_evaluator, pick_device
 from ddimkit import DDIMSampler, DDPMSampler, ModelBundle, NoiseSchedule, PlanSampler, UNet
+from ddimkit._machine import describe_machine, versions
 from ddimkit.interop.inception import inception_extractor
 from ddimkit.models.bundle import load_bundle
 from ddimkit.models.data import load_images
@@ -34,7 +35,6 @@ from ddimkit.models.unet import channels_last
 from ddimkit.quality import Evaluator, Extractor, Quality, Reference
 from ddimkit.timesteps import Spacing
 from ddimkit.tradeoff._drawing import draw
-from ddimkit.tradeoff._timing import describe_machine, versions
 
 STEPS = (10, 20, 50, 100, 1000)
 PAPER = {

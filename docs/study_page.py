@@ -15,9 +15,9 @@ from ddimkit.tradeoff.report.charts import charts_of
 from ddimkit.tradeoff.report.content import answer_of, title_of
 from ddimkit.tradeoff.report.samples import draw_samples
 from ddimkit.tradeoff.report.style import save_png
-from ddimkit.tradeoff.report.tables import MISSING, percent
+from ddimkit.tradeoff.report.tables import MISSING, eta_table
 from ddimkit.tradeoff.rows import Row
-from ddimkit.tradeoff.wording import with_margin
+from ddimkit.tradeoff.wording import share, with_margin
 from ddimkit.weights._registry import published_hashes
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
@@ -38,6 +38,7 @@ def page(name: str) -> str:
     study = find_results(bundle)
     if study is None:
         return f"No study of the bundled {name} model's present weights has been made yet.\n"
+    etas = eta_table(study)
     parts = [
         "## The answer",  # first: what stands before a heading is lost
         *_answer(study),
@@ -45,6 +46,7 @@ def page(name: str) -> str:
         "\n".join(f"- {_text(sentence)}" for sentence in findings(study)),
         "## Charts",
         *(f"![{_text(chart.alt)}](/generated/{name}-{chart.name}.png)\n\n{_text(chart.caption)}" for chart in charts_of(study)),
+        *(() if etas is None else ("## Eta", _text(etas.caption), _table(etas.heads, etas.rows))),
         "## The best of each number of calls",
         _best(study),
         "## The same seeds",
@@ -150,9 +152,10 @@ def _number(value: float | None) -> str:
 
 def _closed(study: Study, row: Row) -> str:
     try:
-        return percent(Gap(study).closed(row)) or MISSING
+        closed = Gap(study).closed(row)
     except DDIMKitError:
-        return MISSING
+        closed = None
+    return MISSING if closed is None else share(closed)
 
 
 def _shown(study: Study) -> list[Row]:

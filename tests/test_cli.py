@@ -67,7 +67,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "mymodule", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(timing, "measure_peak_memory", lambda *_: (123, "not measured here"))
+    monkeypatch.setattr(timing._Bench, "_peak_memory", lambda *_: (123, "not measured here"))
 
     def command(*arguments: str) -> tuple[int | str | None, str, str]:
         monkeypatch.setattr(sys, "argv", ["ddimkit", *arguments])

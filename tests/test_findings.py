@@ -315,7 +315,7 @@ def test_speed_ups_that_are_maintained() -> None:
     assert found.maintained
     assert found.finding == "Speed-ups are maintained: over 3 samplers the largest change is +5.0 % (DDIM-10)."
     assert [pair.label for pair in found.pairs] == ["DDPM-1000", "DDIM-10", "DDIM-20", "DDIM-50"]
-    assert [gain.ratio for gain in found.pairs[1].gains] == pytest.approx([100, 105])
+    assert [gain.value for gain in found.pairs[1].gains] == pytest.approx([100, 105])
 
 
 def test_speed_ups_that_are_not_maintained() -> None:

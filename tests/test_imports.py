@@ -15,6 +15,7 @@ PACKAGE = Path(ddimkit.__file__).parent
 # A room is a module or a folder at the top of the package; each imports only rooms that stand before it.
 ORDER = (
     "_version",
+    "_machine",
     "errors",
     "weights",
     "_modes",

@@ -179,8 +179,8 @@ def test_states_of_something_else_are_refused() -> None:
     state = monitor().state()
     for extractor, damaged, says in (
         (other, state, "another extractor"),
-        (PIXELS, {**state, "schema_version": 2}, "schema 2"),
-        (PIXELS, {"schema_version": 1}, "no state"),
+        (PIXELS, {**state, "schema_version": 1}, "schema 1"),
+        (PIXELS, {"schema_version": 2}, "no state"),
         (PIXELS, {**state, "window": {**state["window"], "filled": 50}}, "do not fit"),
         (PIXELS, {**state, "window": {**state["window"], "sum": [0.0]}}, "do not fit"),
     ):

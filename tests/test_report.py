@@ -26,9 +26,10 @@ from ddimkit.tradeoff.report.charts import charts_of, front, kinds
 from ddimkit.tradeoff.report.content import answer_of, missing, record
 from ddimkit.tradeoff.report.samples import data_uri, drawable, tile
 from ddimkit.tradeoff.report.style import palette, svg
-from ddimkit.tradeoff.report.tables import cells, columns, facts, percent
+from ddimkit.tradeoff.report.tables import cells, columns, eta_table, facts
 from ddimkit.tradeoff.rows import Row, sampler_from_dict
 from ddimkit.tradeoff.study import Study
+from ddimkit.tradeoff.wording import duration, share, with_margin
 from reports import HOSTILE, Page, made
 from studies import LINE, LINEAR, ddim, ddpm, line, row, study
 
@@ -37,7 +38,7 @@ pytest.importorskip("jinja2")
 
 SAID = ["The first finding.", HOSTILE]
 MEASURED = [dict(zip(("quality", "times", "images"), there, strict=True)) for there in itertools.product((True, False), repeat=3)]
-CHARTS = {"quality-time": {"quality", "times"}, "quality-calls": {"quality"}, "time": {"times"}, "speedup": {"times"}, "eta": set()}
+CHARTS = {"quality-time": {"quality", "times"}, "quality-calls": {"quality"}, "time": {"times"}, "speedup": {"times"}}
 
 
 @cache
@@ -53,7 +54,7 @@ def name_of(there: dict[str, bool]) -> str:
 def names_of(there: dict[str, bool]) -> list[str]:
     """The charts that there are data for, in the order of the page."""
     held = {name for name, is_there in there.items() if is_there}
-    return [name for name, needs in CHARTS.items() if needs <= held and (name != "eta" or held & {"quality", "times"})]
+    return [name for name, needs in CHARTS.items() if needs <= held]
 
 
 @pytest.mark.parametrize("there", MEASURED, ids=name_of)
@@ -109,7 +110,7 @@ def test_the_answer_stands_first_with_what_it_rests_on() -> None:
     assert found.closed is not None
     texts = [data for tag, data in page.texts if tag == "dd"]
     assert texts == [text for _, text in answer.facts]
-    assert percent(found.closed) in texts
+    assert share(found.closed) in texts
     chosen = [attributes for tag, attributes in page.elements if tag == "tr" and attributes.get("class") == "chosen"]
     assert len(chosen) == 1
     assert answer.row == (found.row and found.row.label)
@@ -136,7 +137,10 @@ def test_labels_cannot_be_markup(tmp_path: Path) -> None:
     assert page.shown().count("<script>alert(1)</script>") > 4
     table = [text for text in write_markdown(hostile, tmp_path, SAID).read_text(encoding="utf-8").splitlines() if text[:1] == "|"]
     assert any("script" in text for text in table)
-    assert {len(re.findall(r"(?<!\\)\|", text)) for text in table} == {len(columns(hostile)) + 1, len(answer_of(hostile).heads) + 1}
+    etas = eta_table(hostile)
+    assert etas is not None
+    heads = columns(hostile), answer_of(hostile).heads, etas.heads
+    assert {len(re.findall(r"(?<!\\)\|", text)) for text in table} == {len(found) + 1 for found in heads}
     assert all("\\<script\\>" in text for text in table if "script" in text)
 
 
@@ -154,6 +158,24 @@ def test_the_markdown_text_has_every_row_finding_and_chart(tmp_path: Path, there
     assert block[1] == record(measured)
 
 
+@pytest.mark.parametrize("there", MEASURED, ids=name_of)
+def test_eta_is_shown_by_steps_where_some_were_measured_with_several(there: dict[str, bool]) -> None:
+    measured = made(**there)
+    table = eta_table(measured)
+    assert (table is not None) == (there["quality"] or there["times"])
+    assert ("Eta" in Page(page_of(**there)).shown()) == (table is not None)
+    if table is None:
+        return
+    assert table.heads == ("steps", "eta 0", "eta 0.5", "eta 1")
+    assert [line[0] for line in table.rows] == ["10", "20"]
+    for steps, *shown in table.rows:
+        for eta, text in zip((0.0, 0.5, 1.0), shown, strict=True):
+            found = measured.row(ddim(int(steps), eta=eta).label)
+            assert (found.quality is not None and with_margin(found.quality.kernel) in text) == there["quality"]
+            assert (found.times is not None and duration(found.times.per_sample_seconds) in text) == there["times"]
+    assert eta_table(study(*line(LINE))) is None
+
+
 def test_what_reproduces_a_study_gives_its_samplers_back() -> None:
     measured = made(hostile=HOSTILE)
     saved = json.loads(record(measured))
@@ -168,7 +190,7 @@ def test_what_reproduces_a_study_gives_its_samplers_back() -> None:
 def test_pictures_of_an_earlier_study_do_not_stay(tmp_path: Path) -> None:
     draw_charts(made(), tmp_path)
     draw_charts(made(quality=False, images=False), tmp_path)
-    assert {path.stem for path in tmp_path.iterdir()} == {"time", "speedup", "eta"}
+    assert {path.stem for path in tmp_path.iterdir()} == {"time", "speedup"}
 
 
 def test_one_fit_is_quoted_by_chart_caption_and_findings() -> None:
@@ -249,7 +271,7 @@ def test_cells_fit_the_columns(quality: bool, times: bool, distances: list[float
     measured = study(*rows, baseline=ddpm(1.0 if quality else None, timed=times))
     heads = columns(measured)
     for r in measured.rows:
-        texts = dict(zip(heads, cells(r, measured), strict=True))
+        texts = dict(zip(heads, (cell.text for cell in cells(r, measured)), strict=True))
         assert texts["configuration"] == r.label
         assert all(texts.values())
         assert ("seconds" in texts) == times

@@ -206,22 +206,28 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def save(path: Path, write: Callable[..., None], *parts: Any, **named: Any) -> None:
+    with path.open("wb") as file:
+        write(file, *parts, **named)
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    "state cut off": lambda folder: truncate(folder / "progress.json"),
-    "state a list": lambda folder: (folder / "progress.json").write_text("[1]"),
-    "state of another kind": lambda folder: (folder / "progress.json").write_text('{"moments": 1}'),
-    "state no text": lambda folder: (folder / "progress.json").write_bytes(b"\xff\xfe\x00"),
-    "images cut off": lambda folder: truncate(folder / "samples.npz"),
-    "images changed": lambda folder: flip(folder / "samples.npz"),
-    "images empty": lambda folder: (folder / "samples.npz").write_bytes(b""),
-    "images gone": lambda folder: (folder / "samples.npz").unlink(),
+    "cut off": lambda path: truncate(path),
+    "changed": lambda path: flip(path),
+    "empty": lambda path: path.write_bytes(b""),
+    "a text": lambda path: path.write_text("[1]"),
+    "no text": lambda path: path.write_bytes(b"\xff\xfe\x00"),
+    "an array": lambda path: save(path, np.save, np.zeros(3)),
+    "no state": lambda path: save(path, np.savez, arr_0=np.zeros(3)),
+    "state a list": lambda path: save(path, np.savez, state=np.array("[1]")),
+    "state of another kind": lambda path: save(path, np.savez, state=np.array('{"moments": 1}')),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_state_is_refused(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     measured(out=tmp_path)
-    damage(tmp_path)
+    damage(tmp_path / "progress.npz")
     with pytest.raises(DDIMKitError, match=r"holds a damaged sweep .*: remove it, or choose another folder") as caught:
         measured(out=tmp_path)
     assert str(tmp_path) in str(caught.value)

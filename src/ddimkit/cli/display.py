@@ -14,6 +14,7 @@ from ddimkit.tradeoff.compare import Comparison
 from ddimkit.tradeoff.gap import is_plain_ddim
 from ddimkit.tradeoff.presets import presets_of
 from ddimkit.tradeoff.recommend import Recommendation, recommend
+from ddimkit.tradeoff.report.charts import front
 from ddimkit.tradeoff.report.tables import cells, columns
 from ddimkit.tradeoff.rows import Row, label_of
 from ddimkit.tradeoff.study import Study
@@ -96,29 +97,17 @@ def _chosen(study: Study, room: int) -> list[Row]:
             found += presets_of(study).values()
         presets = [f.row for f in found if f.row is not None]
     line = [row for row in study.rows if is_plain_ddim(row)]
-    ordered = list(dict.fromkeys([*presets[:1], study.base, *presets, *line, *_front(study), *study.rows]))
+    ordered = list(
+        dict.fromkeys([*presets[:1], study.base, *presets, *line, *front(study.evaluated, lambda row: row.calls), *study.rows])
+    )
     return sorted(ordered[: max(1, room)], key=lambda row: (row.calls, row.label))
-
-
-def _front(study: Study) -> list[Row]:
-    """The rows than which none with at most as many calls has a smaller distance."""
-    front, least = list[Row](), float("inf")
-    for row in sorted(study.evaluated, key=lambda row: (row.calls, _distance(row))):
-        if _distance(row) < least:
-            front.append(row)
-            least = _distance(row)
-    return front
-
-
-def _distance(row: Row) -> float:
-    return float("inf") if row.quality is None else row.quality.kernel.value
 
 
 def _columns(study: Study, rows: Sequence[Row], width: int) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of the terminal's columns, shorter where it is narrow; labels are shortened, numbers never."""
     wide, kept = width >= _WIDE, [i for i, head in enumerate(columns(study)) if head in _COLUMNS]
     heads = [_COLUMNS[columns(study)[i]][not wide] for i in kept]
-    found = [[cells(row, study)[i] for i in kept] for row in rows]
+    found = [[cells(row, study)[i].text for i in kept] for row in rows]
     if not wide:
         found = [[_short(head, text) for head, text in zip(heads, line, strict=True)] for line in found]
     others = sum(max(len(line[i]) for line in (heads, *found)) + 2 for i in range(1, len(heads)))
@@ -175,7 +164,7 @@ def comparison_rows(found: Comparison) -> Sequence[tuple[str, ...]]:
             pair.label,
             *(f"{times.seconds:.3g}" for times in pair.times),
             f"{pair.times[0].seconds / pair.times[1].seconds:.3g}×",
-            *(f"{gain.ratio:.3g}×" for gain in pair.gains),
+            *(f"{gain.value:.3g}×" for gain in pair.gains),
             f"{1 + pair.change:.3f}",
         )
         for pair in found.pairs

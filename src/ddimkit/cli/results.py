@@ -3,9 +3,7 @@
 from pathlib import Path
 
 from ddimkit.tradeoff.findings import findings
-from ddimkit.tradeoff.report.charts import draw_charts
-from ddimkit.tradeoff.report.markdown import write_markdown
-from ddimkit.tradeoff.report.page import write_page
+from ddimkit.tradeoff.report import draw_charts, write_markdown, write_page
 from ddimkit.tradeoff.study import Study
 
 __all__ = ["write_results"]

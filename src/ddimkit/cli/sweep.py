@@ -49,58 +49,71 @@ _SECONDS = 40.0
 _STUDY_STEPS = "10,20,50,100,250,500,1000"
 
 
+SamplersOption = Annotated[
+    list[str] | None,
+    typer.Option("--sampler", help="As `ddimkit sample` takes it; may be repeated. By default ddim and sigma-hat."),
+]
+StepsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--steps",
+        help=f"Step counts; {_STUDY_STEPS} by default, as far as the model has them. Without --steps and --sampler, "
+        "DPM-Solver++ with few calls and the model's presets are run too.",
+    ),
+]
+EtaOption = Annotated[str, typer.Option("--eta", help="Values of eta.")]
+EtaMaxStepsOption = Annotated[int, typer.Option("--eta-max-steps", help="Samplers that add noise are run up to this many steps.")]
+BaselineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--baseline",
+        help="What speed-ups and quality are relative to: a sampler and its number of steps, as in ddim:250 or "
+        "package.module:name:250. By default DDPM with all the model's timesteps.",
+    ),
+]
+NumOption = Annotated[int, typer.Option("--num", min=1, help="Samples in a batch; their seeds are 0 … num − 1.")]
+RoundsOption = Annotated[
+    int | None,
+    typer.Option("--rounds", min=1, help="Rounds of the timing. By default as many, up to 3, as end within 4 minutes."),
+]
+QualitySamplesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--quality-samples", min=0, help="Images of each sampler up to 100 calls; 0 for no quality. By default what 40 s allow."
+    ),
+]
+FullOption = Annotated[
+    bool,
+    typer.Option("--full", help="Draw images of samplers of more than 100 calls too, instead of taking the study's metrics."),
+]
+EvaluatorOption = Annotated[
+    str | None,
+    typer.Option("--evaluator", help="A bundled evaluator, or package.module:name of one. By default the bundled model's."),
+]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for results, report and pictures.")]
+RestartOption = Annotated[bool, typer.Option("--restart", help="Forget what an earlier run left in the folder.")]
+CompareOption = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option("--compare", help="Compare two results.json files instead of measuring.", metavar="A.json B.json"),
+]
+
+
 def sweep(
     model: ModelOption = "mnist",
-    sampler: Annotated[
-        list[str] | None,
-        typer.Option("--sampler", help="As `ddimkit sample` takes it; may be repeated. By default ddim and sigma-hat."),
-    ] = None,
-    steps: Annotated[
-        str | None,
-        typer.Option(
-            "--steps",
-            help=f"Step counts; {_STUDY_STEPS} by default, as far as the model has them. Without --steps and --sampler, "
-            "DPM-Solver++ with few calls and the model's presets are run too.",
-        ),
-    ] = None,
-    eta: Annotated[str, typer.Option("--eta", help="Values of eta.")] = "0,0.2,0.5,1",
-    eta_max_steps: Annotated[
-        int, typer.Option("--eta-max-steps", help="Samplers that add noise are run up to this many steps.")
-    ] = 50,
-    baseline: Annotated[
-        str | None,
-        typer.Option(
-            "--baseline",
-            help="What speed-ups and quality are relative to: a sampler and its number of steps, as in ddim:250 or "
-            "package.module:name:250. By default DDPM with all the model's timesteps.",
-        ),
-    ] = None,
-    num: Annotated[int, typer.Option("--num", min=1, help="Samples in a batch; their seeds are 0 … num − 1.")] = 16,
-    rounds: Annotated[
-        int | None,
-        typer.Option("--rounds", min=1, help="Rounds of the timing. By default as many, up to 3, as end within 4 minutes."),
-    ] = None,
-    quality_samples: Annotated[
-        int | None,
-        typer.Option(
-            "--quality-samples", min=0, help="Images of each sampler up to 100 calls; 0 for no quality. By default what 40 s allow."
-        ),
-    ] = None,
-    full: Annotated[
-        bool,
-        typer.Option("--full", help="Draw images of samplers of more than 100 calls too, instead of taking the study's metrics."),
-    ] = False,
-    evaluator: Annotated[
-        str | None,
-        typer.Option("--evaluator", help="A bundled evaluator, or package.module:name of one. By default the bundled model's."),
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for results, report and pictures.")] = Path("ddimkit-study"),
+    sampler: SamplersOption = None,
+    steps: StepsOption = None,
+    eta: EtaOption = "0,0.2,0.5,1",
+    eta_max_steps: EtaMaxStepsOption = 50,
+    baseline: BaselineOption = None,
+    num: NumOption = 16,
+    rounds: RoundsOption = None,
+    quality_samples: QualitySamplesOption = None,
+    full: FullOption = False,
+    evaluator: EvaluatorOption = None,
+    out: OutOption = Path("ddimkit-study"),
     device: DeviceOption = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget what an earlier run left in the folder.")] = False,
-    compare: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option("--compare", help="Compare two results.json files instead of measuring.", metavar="A.json B.json"),
-    ] = None,
+    restart: RestartOption = False,
+    compare: CompareOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure every step count against 1000-step DDPM, and write results, report and charts.

@@ -4,14 +4,13 @@ Each takes arrays (N, d), works in float64, and walks the pairs in blocks, so th
 distance needs sums only: :meth:`~ddimkit.quality.statistics.FeatureStatistics.frechet`.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ddimkit.quality.statistics import FloatArray, as_features, augmented
+from ddimkit.quality.statistics import FloatArray, as_features, as_two, augmented, blocks
 
 __all__ = [
     "KernelSample",
@@ -45,8 +44,7 @@ def kernel_distance(x: ArrayLike, y: ArrayLike) -> float:
 
     Source: Bińkowski, Sutherland, Arbel and Gretton, *Demystifying MMD GANs*, 2018, eq. 4.
     """
-    u, v = as_features(x), as_features(y)
-    as_features(v, u.shape[1])
+    u, v = as_two(x, y)
     if min(len(u), len(v)) < 2:
         raise ValueError(f"a kernel distance needs at least 2 images a set, got {len(u)} and {len(v)}")
     u, v = augmented(u), augmented(v)
@@ -54,7 +52,7 @@ def kernel_distance(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def _sum(u: FloatArray, v: FloatArray) -> float:
-    return sum(float(((part @ v.T) ** 3).sum()) for _, part in _blocks(u))
+    return sum(float(((part @ v.T) ** 3).sum()) for _, part in blocks(u, _BLOCK))
 
 
 def _within(u: FloatArray) -> float:
@@ -87,7 +85,7 @@ class KernelSample:
     def mean_kernel(self, features: ArrayLike) -> FloatArray:
         """(N,): each row's mean kernel with the images of this set."""
         u, v = augmented(as_features(features, self.width)), augmented(self.features)
-        return np.concatenate([((part @ v.T) ** 3).mean(axis=1) for _, part in _blocks(u)])
+        return np.concatenate([((part @ v.T) ** 3).mean(axis=1) for _, part in blocks(u, _BLOCK)])
 
 
 @dataclass(frozen=True)
@@ -142,16 +140,15 @@ class Manifolds:
 
 def manifolds(real: ArrayLike, generated: ArrayLike, *, k: int = 3) -> Manifolds:
     """What :func:`precision_recall` counts, image by image; the arguments and errors are the same."""
-    x, y = as_features(real), as_features(generated)
-    as_features(y, x.shape[1])
+    x, y = as_two(real, generated)
     if k < 1 or min(len(x), len(y)) <= k:
         raise ValueError(f"k must be at least 1 and below the number of images, got k={k} for {len(x)} and {len(y)} images")
     centre = x.mean(axis=0)  # features far from 0 would lose digits when squares are expanded
     x, y = x - centre, y - centre
     real_radii, radii = _radii(x, k), _radii(y, k)
-    realistic = np.concatenate([(_squared_distances(part, x) <= real_radii).any(axis=1) for _, part in _blocks(y)])
+    realistic = np.concatenate([(_squared_distances(part, x) <= real_radii).any(axis=1) for _, part in blocks(y, _BLOCK)])
     cover, alone = np.empty(len(x), dtype=np.int64), np.zeros(len(y), dtype=np.int64)
-    for first, part in _blocks(x):
+    for first, part in blocks(x, _BLOCK):
         inside = _squared_distances(part, y) <= radii
         cover[first : first + len(part)] = inside.sum(axis=1)
         alone += inside[inside.sum(axis=1) == 1].sum(axis=0)
@@ -161,7 +158,7 @@ def manifolds(real: ArrayLike, generated: ArrayLike, *, k: int = 3) -> Manifolds
 def _radii(x: FloatArray, k: int) -> FloatArray:
     """(N,): squared distance to the k-th nearest other point."""
     found = np.empty(len(x))
-    for first, part in _blocks(x):
+    for first, part in blocks(x, _BLOCK):
         squared = _squared_distances(part, x)
         squared[np.arange(len(part)), first + np.arange(len(part))] = np.inf
         found[first : first + len(part)] = np.partition(squared, k - 1, axis=1)[:, k - 1]
@@ -195,14 +192,13 @@ def nearest(x: ArrayLike, among: ArrayLike) -> Neighbours:
     Raises:
         ValueError: features that are not (N, d) of one width, or an empty ``among``.
     """
-    a, b = as_features(x), as_features(among)
-    as_features(b, a.shape[1])
+    a, b = as_two(x, among)
     if not len(b):
         raise ValueError("there is nothing to be near to: among is empty")
     centre = b.mean(axis=0)  # features far from 0 would lose digits when squares are expanded
     a, b = a - centre, b - centre
     index, distance = np.empty(len(a), dtype=np.intp), np.empty(len(a))
-    for first, part in _blocks(a):
+    for first, part in blocks(a, _BLOCK):
         squared = _squared_distances(part, b)
         best = squared.argmin(axis=1)
         index[first : first + len(part)] = best
@@ -215,8 +211,3 @@ def _squared_distances(x: FloatArray, y: FloatArray) -> FloatArray:
     """(N, M), |x|² + |y|² − 2 x·y."""
     squared: FloatArray = np.einsum("nd,nd->n", x, x)[:, None] + np.einsum("md,md->m", y, y) - 2 * (x @ y.T)
     return np.maximum(squared, 0.0, out=squared)
-
-
-def _blocks(x: FloatArray) -> Iterator[tuple[int, FloatArray]]:
-    for first in range(0, len(x), _BLOCK):
-        yield first, x[first : first + _BLOCK]

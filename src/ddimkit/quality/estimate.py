@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ddimkit._repr import short_repr
 from ddimkit.quality.distances import KernelSample, class_distance, manifolds
-from ddimkit.quality.statistics import KERNEL_WIDTH, FeatureStatistics, FloatArray, KernelStatistics, as_features, augmented
+from ddimkit.quality.statistics import KERNEL_WIDTH, FeatureStatistics, FloatArray, KernelStatistics, as_features, augmented, blocks
 
 __all__ = [
     "Z95",
@@ -44,7 +44,6 @@ __all__ = [
 Z95 = NormalDist().inv_cdf(0.975)
 """Half the width of a 95 % interval, in standard errors."""
 
-_BLOCK = 1024
 _SHARE = (0.0, 1.0)
 
 
@@ -283,7 +282,7 @@ def estimate_kernel(
     if n < 2:
         raise ValueError(f"a kernel distance needs at least 2 images, got {n}")
     own = np.einsum("nd,nd->n", u, u) ** 3
-    rows = np.concatenate([((part @ u.T) ** 3).sum(axis=1) for part in _blocks(u)]) - own
+    rows = np.concatenate([((part @ u.T) ** 3).sum(axis=1) for _, part in blocks(u)]) - own
     rows /= n - 1
     influence = rows - across
     influence -= influence.mean()
@@ -296,14 +295,10 @@ def estimate_kernel(
 
 def _second_order(u: FloatArray, rows: FloatArray) -> float:
     """The mean square, over pairs of different images, of the kernel less both its row means."""
-    n, total, first = len(u), 0.0, 0
-    for part in _blocks(u):
-        here = slice(first, first + len(part))
+    n, total = len(u), 0.0
+    for first, part in blocks(u):
+        here = np.arange(first, first + len(part))
         kernel = (part @ u.T) ** 3 - rows[here, None] - rows + rows.mean()
-        kernel[np.arange(len(part)), np.arange(first, first + len(part))] = 0.0
-        total, first = total + float(np.vdot(kernel, kernel)), first + len(part)
+        kernel[np.arange(len(part)), here] = 0.0
+        total += float(np.vdot(kernel, kernel))
     return total / (n * (n - 1))
-
-
-def _blocks(u: FloatArray) -> list[FloatArray]:
-    return [u[first : first + _BLOCK] for first in range(0, len(u), _BLOCK)]

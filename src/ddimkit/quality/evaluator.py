@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -102,7 +102,8 @@ class Evaluator:
     def save_scale(self, path: str | Path) -> str:
         """Write the metrics of other real images and of noise as JSON; returns the file's SHA-256."""
         ends = {"real_vs_real": self.real_vs_real.to_dict(), "noise": self.noise.to_dict()}
-        pixels = None if self.pixels is None else _rounded(self.pixels.to_dict())
+        exact = json.dumps(None if self.pixels is None else self.pixels.to_dict())
+        pixels = json.loads(exact, parse_float=lambda text: float(f"{float(text):.9g}"))  # which errors on Gaussians resolve by far
         path = Path(path)
         path.write_text(json.dumps({"schema_version": _SCHEMA, **ends, "pixels": pixels}) + "\n")
         return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -167,15 +168,6 @@ def read_evaluator(
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{scale} is no scale that this version can read: {error}") from error
     return Evaluator(extractor, real, real_vs_real, noise, pixels=pixels)
-
-
-def _rounded(plain: Any) -> Any:
-    """Plain JSON values with nine digits, which errors on Gaussians resolve by far."""
-    if isinstance(plain, Mapping):
-        return {key: _rounded(value) for key, value in plain.items()}
-    if isinstance(plain, list):
-        return [_rounded(value) for value in plain]
-    return float(f"{plain:.9g}") if isinstance(plain, float) else plain
 
 
 def _files(name: str, split: Split) -> tuple[str, str, str]:

@@ -30,12 +30,11 @@ from ddimkit.quality.statistics import FeatureStatistics, FloatArray, as_feature
 
 __all__ = ["Limits", "QualityMonitor", "WindowReport"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 _DRAWN_WINDOWS = 4000
 _DRAWN_AT_ONCE = 250
 _KEPT_VARIANCE = 0.99
 _IMAGES_A_COMPONENT = 10
-_ARRAYS = ("mean", "basis", "variances")
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,8 @@ class Limits:
             needed = 2 * _IMAGES_A_COMPONENT * len(basis)
             raise ValueError(f"features of {len(basis)} leading components need at least {needed} approved images, got {len(x)}")
         mean = x.mean(axis=0)
-        z, outside = _measured(x[1::2] - mean, basis, variances)
-        shifts, spreads, outsides = _drawn_windows(z, outside, window, len(x), seed)
+        drawn = _drawn_windows(_measured(x[1::2] - mean, basis, variances), window, len(x), seed)
+        shifts, spreads, outsides = _statistics(drawn, window)
         part = _tail(np.stack((-shifts, -spreads, spreads, -outsides)), false_alarm)
         low, high = (float(v) for v in np.quantile(spreads, [part, 1 - part]))
         tiny = 1e-9 * float(np.trace(measure.covariance))  # where the components hold everything, what is left is rounding
@@ -125,27 +124,27 @@ def _components(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
     return np.ascontiguousarray(vectors[:, :kept].T), values[:kept].copy()
 
 
-def _measured(centred: FloatArray, basis: FloatArray, variances: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Whitened components (N, p) of centred features (N, d), and each row's mean square outside them (N,)."""
+def _measured(centred: FloatArray, basis: FloatArray, variances: FloatArray) -> FloatArray:
+    """(N, p + 2) of centred features (N, d): whitened components, their mean square, and the square of what lies outside them."""
     inside = centred @ basis.T
-    left = (centred - inside @ basis) ** 2
-    return inside / np.sqrt(variances), left.sum(axis=1)
+    outside, z = centred - inside @ basis, inside / np.sqrt(variances)
+    return np.column_stack((z, (z**2).mean(axis=1), (outside**2).sum(axis=1)))
 
 
-def _drawn_windows(
-    z: FloatArray, outside: FloatArray, window: int, approved: int, seed: int
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Shift, spread and what is outside, of windows drawn with replacement from measured images, as wide as new windows scatter."""
-    generator, each = np.random.default_rng(seed), np.column_stack(((z**2).mean(axis=1), outside))
-    middle, centred = each.mean(axis=0), z - z.mean(axis=0)
-    of_mean, of_others = 1 + window / approved, math.sqrt(1 + window / len(z))
-    shifts, others = [], []
-    for _ in range(_DRAWN_WINDOWS // _DRAWN_AT_ONCE):
-        counts = generator.multinomial(window, np.full(len(z), 1 / len(z)), size=_DRAWN_AT_ONCE) / window
-        shifts.append(of_mean * window * ((counts @ centred) ** 2).sum(axis=1))
-        others.append(middle + of_others * (counts @ each - middle))
-    spreads, outsides = np.concatenate(others).T
-    return np.concatenate(shifts), spreads, outsides
+def _statistics(means: FloatArray, window: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Shift, spread and what is outside of windows, from the means (W, p + 2) of what was measured of their images."""
+    return window * (means[:, :-2] ** 2).sum(axis=1), means[:, -2], means[:, -1]
+
+
+def _drawn_windows(measured: FloatArray, window: int, approved: int, seed: int) -> FloatArray:
+    """The means (W, p + 2) of windows drawn with replacement from measured images (N, p + 2), as wide as new windows scatter."""
+    generator, even = np.random.default_rng(seed), np.full(len(measured), 1 / len(measured))
+    counts = (generator.multinomial(window, even, size=_DRAWN_AT_ONCE) for _ in range(_DRAWN_WINDOWS // _DRAWN_AT_ONCE))
+    middle = measured.mean(axis=0)
+    means: FloatArray = np.concatenate([count / window @ measured for count in counts]) - middle
+    means[:, :-2] *= math.sqrt(1 + window / approved)
+    means[:, -2:] = middle[-2:] + math.sqrt(1 + window / len(measured)) * means[:, -2:]
+    return means
 
 
 def _tail(statistics: FloatArray, share: float) -> float:
@@ -179,7 +178,7 @@ class QualityMonitor:
         self.extractor, self.limits = extractor, limits
         self._lock = threading.Lock()
         self._total = FeatureStatistics.empty(len(limits.mean))
-        self._sum, self._squares, self._outside, self._filled = np.zeros(len(limits.basis)), 0.0, 0.0, 0
+        self._sum, self._filled = np.zeros(len(limits.basis) + 2), 0
         self._windows, self._alarms = 0, 0
         self._last: WindowReport | None = None
 
@@ -207,24 +206,21 @@ class QualityMonitor:
         with self._lock:
             self._total = self._total.merge(FeatureStatistics.of(features))
             limits, reports = self.limits, list[WindowReport]()
-            rest = np.column_stack(_measured(features - limits.mean, limits.basis, limits.variances))
+            rest = _measured(features - limits.mean, limits.basis, limits.variances)
             while len(rest):
                 taken, rest = np.split(rest, [limits.window - self._filled])
-                self._sum = self._sum + taken[:, :-1].sum(axis=0)
-                self._squares += float((taken[:, :-1] ** 2).mean(axis=1).sum())
-                self._outside += float(taken[:, -1].sum())
-                self._filled += len(taken)
+                self._sum, self._filled = self._sum + taken.sum(axis=0), self._filled + len(taken)
                 if self._filled == limits.window:
                     reports.append(self._finish())
             return reports
 
     def _finish(self) -> WindowReport:
         """Report the full window and begin the next."""
-        n, limits = self._filled, self.limits
-        shift, spread, outside = float(self._sum @ self._sum) / n, self._squares / n, self._outside / n
+        limits = self.limits
+        shift, spread, outside = (float(value[0]) for value in _statistics(self._sum[None] / self._filled, self._filled))
         inside = shift <= limits.shift and limits.spread[0] <= spread <= limits.spread[1] and outside <= limits.outside
         report = WindowReport(self._windows, shift, spread, outside, not inside)
-        self._sum, self._squares, self._outside, self._filled = np.zeros_like(self._sum), 0.0, 0.0, 0
+        self._sum, self._filled = np.zeros_like(self._sum), 0
         self._windows, self._alarms, self._last = self._windows + 1, self._alarms + report.drifted, report
         return report
 
@@ -236,39 +232,29 @@ class QualityMonitor:
     def figures(self) -> dict[str, float | int | bool | None]:
         """Where the monitor stands, as plain numbers."""
         with self._lock:
-            last = self._last
+            last = {name: getattr(self._last, name, None) for name in ("drifted", "shift", "spread", "outside")}
             return {
                 "images": int(self._total.count),
                 "windows": self._windows,
                 "alarms": self._alarms,
                 "expected_false_alarms": self._windows * self.limits.false_alarm,
-                "drifted": None if last is None else last.drifted,
-                "shift": None if last is None else last.shift,
+                **last,
                 "shift_limit": self.limits.shift,
-                "spread": None if last is None else last.spread,
                 "spread_low": self.limits.spread[0],
                 "spread_high": self.limits.spread[1],
-                "outside": None if last is None else last.outside,
                 "outside_limit": self.limits.outside,
             }
 
     def state(self) -> dict[str, Any]:
         """Everything but the extractor, as plain JSON values."""
         with self._lock:
-            limits = asdict(self.limits) | {name: getattr(self.limits, name).tolist() for name in _ARRAYS}
-            total = {"count": self._total.count, "mean": self._total.mean.tolist(), "scatter": self._total.scatter.tolist()}
             return {
                 "schema_version": _SCHEMA,
                 "extractor_sha256": self.extractor.sha256,
                 "rounding": self.extractor.rounding,
-                "limits": limits,
-                "total": total,
-                "window": {
-                    "sum": self._sum.tolist(),
-                    "squares": self._squares,
-                    "outside": self._outside,
-                    "filled": self._filled,
-                },
+                "limits": _listed(asdict(self.limits)),
+                "total": _listed(asdict(self._total)),
+                "window": {"sum": self._sum.tolist(), "filled": self._filled},
                 "windows": self._windows,
                 "alarms": self._alarms,
                 "last": None if self._last is None else asdict(self._last),
@@ -288,18 +274,25 @@ class QualityMonitor:
                 raise DDIMKitError(
                     f"the state was made with another extractor than {extractor.name!r}: {state['extractor_sha256']}"
                 )
-            limits: dict[str, Any] = dict(state["limits"])
-            total, window = state["total"], state["window"]
-            limits |= {name: np.asarray(limits[name], dtype=np.float64) for name in _ARRAYS}
-            limits["spread"] = tuple(limits["spread"])
-            monitor = cls(extractor, Limits(**limits))
-            monitor._total = FeatureStatistics(total["count"], np.asarray(total["mean"]), np.asarray(total["scatter"]))
-            monitor._sum, monitor._squares, monitor._outside = np.asarray(window["sum"]), window["squares"], window["outside"]
-            monitor._filled, monitor._windows, monitor._alarms = window["filled"], state["windows"], state["alarms"]
+            saved = _arrays(state["limits"])
+            saved["spread"] = tuple(saved["spread"])
+            limits = Limits(**saved)
+            monitor = cls(extractor, limits)
+            monitor._total, monitor._sum = FeatureStatistics(**_arrays(state["total"])), np.asarray(state["window"]["sum"])
+            monitor._filled, monitor._windows, monitor._alarms = state["window"]["filled"], state["windows"], state["alarms"]
             monitor._last = None if state["last"] is None else WindowReport(**state["last"])
-            components, width = monitor.limits.basis.shape
-            if (len(monitor._sum), len(monitor._total.mean)) != (components, width) or not 0 <= window["filled"] < limits["window"]:
+            components, width = limits.basis.shape
+            sizes = len(monitor._sum), len(monitor._total.mean)
+            if sizes != (components + 2, width) or not 0 <= monitor._filled < limits.window:
                 raise ValueError("its parts do not fit one another")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DDIMKitError(f"this is no state of a monitor: {type(error).__name__} {error}") from error
         return monitor
+
+
+def _listed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in fields.items()}
+
+
+def _arrays(saved: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: np.asarray(value, dtype=np.float64) if isinstance(value, list) else value for name, value in saved.items()}

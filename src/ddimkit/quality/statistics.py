@@ -6,6 +6,7 @@ nothing else of the features is needed.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -37,6 +38,12 @@ def as_features(features: ArrayLike, width: int | None = None) -> FloatArray:
     if not np.isfinite(x).all():
         raise ValueError("features hold NaN or infinity: look at the images")
     return x
+
+
+def as_two(x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Two sets of features of one width, as :func:`as_features`."""
+    u = as_features(x)
+    return u, as_features(y, u.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +165,7 @@ class KernelStatistics:
         u = augmented(x)
         triples, scale = _triples(u.shape[1])
         total = np.zeros((u.shape[1],) * 3)
-        for first in range(0, len(u), _CHUNK):
-            part = u[first : first + _CHUNK]
+        for _, part in blocks(u, _CHUNK):
             total += (part.T @ _squares(part)).reshape(total.shape)
         return cls(len(x), total[triples] * scale, float((np.einsum("nd,nd->n", u, u) ** 3).sum()))
 
@@ -185,11 +191,9 @@ class KernelStatistics:
         triples, scale = _triples(u.shape[1])
         full = np.zeros((u.shape[1],) * 3)
         full[triples] = self.third * scale  # every ordering's share on the entry i <= j <= k
-        means = np.empty(len(u))
-        for first in range(0, len(u), _CHUNK):
-            part = u[first : first + _CHUNK]
-            means[first : first + _CHUNK] = np.einsum("ni,ni->n", part, _squares(part) @ full.reshape(len(full), -1).T)
-        return means / self.count
+        table = full.reshape(len(full), -1).T
+        means = [np.einsum("ni,ni->n", part, _squares(part) @ table) for _, part in blocks(u, _CHUNK)]
+        return np.concatenate([*means, np.empty(0)]) / self.count
 
     @property
     def width(self) -> int:
@@ -210,6 +214,12 @@ class KernelStatistics:
     def _check(self, other: "KernelStatistics") -> None:
         if self.third.shape != other.third.shape:
             raise ValueError(f"features of width {self.width} and {other.width} cannot be compared")
+
+
+def blocks(x: FloatArray, size: int = 1024) -> Iterator[tuple[int, FloatArray]]:
+    """The rows in blocks, each with the number of its first row: memory then grows with N, where the pairs are N²."""
+    for first in range(0, len(x), size):
+        yield first, x[first : first + size]
 
 
 def augmented(x: FloatArray) -> FloatArray:

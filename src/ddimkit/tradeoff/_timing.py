@@ -1,37 +1,28 @@
 """Measures the times of several samplers of one model against one another, in the rounds that ``times`` lays out."""
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from ddimkit._arguments import Arguments
 from ddimkit.loop import check_finite, prepare, walk
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.sampling import PlanSampler
-from ddimkit.tradeoff._machine import (
-    Clock,
-    Costs,
-    describe_machine,
-    measure_overhead,
-    measure_peak_memory,
-    timer,
-    versions,
-)
-from ddimkit.tradeoff.times import Timing, calls_a_round, round_order, slices_of
+from ddimkit.tradeoff.times import Costs, Timing, calls_a_round, round_order, slices_of
 
-__all__ = [
-    "KEPT",
-    "Progress",
-    "describe_machine",
-    "estimate_pace",
-    "longest_slice",
-    "measure",
-    "versions",
-]
+__all__ = ["KEPT", "Progress", "estimate_pace", "longest_slice", "measure", "silent"]
+
+Clock = Callable[[], float]
+"""Gives the time in seconds, from any origin, once all work given to the device is done."""
 
 Progress = Callable[[int, int, str], None]
 """Called as ``progress(done, total, what)``, both counted in model calls."""
@@ -41,6 +32,19 @@ KEPT = "kept from before"
 
 _PACE_CALLS = 7
 _WARM_UP = 2
+_REPEATED_UP_TO = 100  # runs of more calls are averages in themselves
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """The progress of work that reports none."""
+    del done, total, what
+
+
+def timer() -> float:
+    """``torch.utils.benchmark``'s clock, which waits for the device; imported late, since that package takes long to import."""
+    from torch.utils import benchmark
+
+    return benchmark.timer()
 
 
 def measure(
@@ -53,20 +57,12 @@ def measure(
     kept: Timing | None = None,
     keep: Callable[[Timing], None] | None = None,
     clock: Clock = timer,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Timing:
-    """Time samplers of one model against one another, one image a seed as one batch.
+    """Time samplers of one model, which is on ``device`` already, against one another: one image a seed as one batch.
 
-    Args:
-        samplers: the configurations, in any order; the order decides nothing.
-        bundle: the model, on ``device`` already.
-        seeds: one a sample.
-        device: where.
-        rounds: how many; with more rounds kept, those.
-        kept: finished rounds of an earlier call with the same arguments; only the missing ones are measured.
-        keep: called with everything measured so far after each round.
-        clock: gives the time in seconds once the device has done its work.
-        progress: called as work goes on.
+    Of ``kept``, the finished rounds of an earlier call with the same arguments, only the missing ones are measured. ``keep`` is
+    called after each round with everything measured so far.
 
     Raises:
         ValueError: no samplers, no seeds, less than one round, or kept rounds of other samplers.
@@ -81,13 +77,13 @@ def measure(
     if kept is not None and (kept.calls, kept.batch, kept.longest) != (calls, len(seeds), longest):
         raise ValueError(f"the kept rounds are of runs of {kept.calls} calls and batch {kept.batch}, not {calls} and {len(seeds)}")
     a_round, finished = calls_a_round(calls, longest), len(kept.rounds) if kept else 0
-    total, report = max(rounds, finished) * a_round, progress or _silent
-    report(finished * a_round, total, "overhead and memory" if kept is None else f"{KEPT}: {finished} rounds")
+    total = max(rounds, finished) * a_round
+    progress(finished * a_round, total, "overhead and memory" if kept is None else f"{KEPT}: {finished} rounds")
     found = kept or Timing(calls, len(seeds), longest, bench.costs())
     if finished < rounds:
         bench.warm_up()
     for r in range(finished, rounds):
-        seconds, samples = bench.time_round(partial(_report_round, report, r * a_round, total, f"round {r + 1}/{rounds}"))
+        seconds, samples = bench.time_round(progress, r * a_round, total, f"round {r + 1}/{rounds}")
         found = replace(found, rounds=(*found.rounds, seconds), samples=found.samples or samples)
         if keep is not None:
             keep(found)
@@ -149,28 +145,73 @@ class _Bench:
 
     def costs(self) -> tuple[Costs, ...]:
         """Overhead and memory of each sampler."""
-        args = self.bundle, self.seeds, self.device
-        return tuple(Costs(measure_overhead(s, *args, self.clock), *measure_peak_memory(s, *args)) for s in self.samplers)
+        return tuple(Costs(self._overhead(sampler), *self._peak_memory(sampler)) for sampler in self.samplers)
 
-    def time_round(self, report: Callable[[int], None]) -> tuple[tuple[tuple[float, ...], ...], tuple[Tensor, ...]]:
+    def _overhead(self, sampler: PlanSampler) -> float:
+        """Seconds of one run with a model that returns a constant tensor: the median of three runs, of long runs one."""
+        shape = (len(self.seeds), *self.bundle.sample_shape)
+        channels = 2 * shape[1] if sampler.coefficients.learned else shape[1]
+        constant = torch.zeros((shape[0], channels, *shape[2:]), device=self.device)
+        seconds: list[float] = []
+        for _ in range(3 if sampler.nfe <= _REPEATED_UP_TO else 1):
+            began = self.clock()
+            sampler.sample(partial(_constant, constant), shape, seed=self.seeds, device=self.device)
+            seconds.append(self.clock() - began)
+        return median(seconds)
+
+    def _peak_memory(self, sampler: PlanSampler) -> tuple[int | None, str]:
+        """Most bytes that three steps held beyond what was there before, and how that was measured (or why it was not)."""
+        rows, device = sampler.plan()[:3], self.device
+        short = PlanSampler.from_plan(sampler.schedule, rows, prediction=sampler.prediction, clip=sampler.clip)
+        run = partial(short.sample, self.bundle.model, (len(self.seeds), *self.bundle.sample_shape), seed=self.seeds, device=device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            before = torch.cuda.memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            run()
+            return torch.cuda.max_memory_allocated(device) - before, "CUDA allocator, three steps, weights not counted"
+        if device.type != "cpu":
+            return None, f"not measurable on a device of type {device.type}"
+        with _native_stderr_off(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+            run()
+        changes = [change for _, change in sorted((e.time_range.end, e.self_cpu_memory_usage) for e in trace.events() or ())]
+        if not any(changes):
+            return None, "this build of torch reports no memory events to its profiler"
+        return int(np.cumsum(changes).max()), "torch profiler, three steps, weights not counted"
+
+    def time_round(
+        self, progress: Progress, done: int, total: int, what: str
+    ) -> tuple[tuple[tuple[float, ...], ...], tuple[Tensor, ...]]:
         """The seconds of each slice of each sampler in one round, and the images of each one's first run."""
         calls, longest = [s.nfe for s in self.samplers], longest_slice(self.device)
         courses = [self.course(s, slices_of(s.nfe, longest)[1]) for s in self.samplers]
         seconds, walked, samples = [list[float]() for _ in calls], [0] * len(calls), dict[int, Tensor]()
         for i, size in round_order(calls, longest):
-            report(sum(walked))
+            progress(done + sum(walked), total, what)
             spent, x = self.time_slice(courses[i])
             seconds[i].append(spent)
             walked[i] += size
             if walked[i] == calls[i]:
                 samples[i] = x.float().cpu()
-        report(sum(walked))
+        progress(done + sum(walked), total, what)
         return tuple(map(tuple, seconds)), tuple(samples[i] for i in range(len(calls)))
 
 
-def _report_round(progress: Progress, before: int, total: int, what: str, done: int) -> None:
-    progress(before + done, total, what)
+def _constant(output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    """A model that takes no time."""
+    del x, t
+    return output
 
 
-def _silent(done: int, total: int, what: str) -> None:
-    del done, total, what
+@contextmanager
+def _native_stderr_off() -> Generator[None]:
+    """Hide what native code writes to standard error: the profiler announces its start and stop there, whatever it is told."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -42,12 +42,12 @@ def _took(study: Study, row: Row, calls: int) -> str:
     """The time of a run and the speed-up; for more calls than the row has, in proportion."""
     if row.times is None:
         return ""
-    more, about = calls / row.calls, "" if calls == row.calls else "about "
-    took = f"{about}{duration(row.times.seconds * more)} for {plural(row.times.batch, 'image')}"
+    run, about = row.times.scaled(calls / row.calls), "" if calls == row.calls else "about "
+    took = f"{about}{duration(run.seconds)} for {plural(row.times.batch, 'image')}"
     if study.base.times is None:
         return took
-    gain = speedup(study.base.times, row.times)
-    ratio, low, high = (decimal(v / more, 3) for v in (gain.ratio, gain.low, gain.high))
+    gain = speedup(study.base.times, run)
+    ratio, low, high = (decimal(v, 3) for v in (gain.value, gain.low, gain.high))
     return f"{took}, {ratio} × as fast as {study.baseline} (95 % interval {low} to {high})"
 
 

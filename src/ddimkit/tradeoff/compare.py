@@ -4,9 +4,10 @@ import json
 from dataclasses import dataclass
 
 from ddimkit.errors import DDIMKitError
+from ddimkit.quality.estimate import Estimate
 from ddimkit.tradeoff.rows import Row, sampler_to_dict
 from ddimkit.tradeoff.study import Study
-from ddimkit.tradeoff.times import Speedup, Times, speedup
+from ddimkit.tradeoff.times import Times, speedup
 
 __all__ = ["Comparison", "Pair", "compare"]
 
@@ -19,12 +20,12 @@ class Pair:
 
     label: str
     times: tuple[Times, Times]
-    gains: tuple[Speedup, Speedup]
+    gains: tuple[Estimate, Estimate]
 
     @property
     def change(self) -> float:
         """How much larger the second speed-up is than the first, as a share of it."""
-        return self.gains[1].ratio / self.gains[0].ratio - 1
+        return self.gains[1].value / self.gains[0].value - 1
 
     @property
     def overlap(self) -> bool:
@@ -56,15 +57,13 @@ def compare(a: Study, b: Study) -> Comparison:
     Raises:
         DDIMKitError: they have no timed sampler in common beside the baseline, or a baseline was not timed.
     """
-    there = {_key(row): row for row in b.rows}
-    pairs = [_pair(a, row, b, there[_key(row)]) for row in a.rows if _key(row) in there]
-    found = tuple(pair for pair in pairs if pair is not None)
+    found = _pairs(a, b)
     others = [pair for pair in found if pair.label != a.baseline]
     if not others:
         raise DDIMKitError("the two studies have timed no sampler in common: sweep the same steps, etas and samplers")
     moved = [pair for pair in others if abs(pair.change) > _TOLERANCE]
     clear = [pair for pair in moved if not pair.overlap]
-    named = ", ".join(f"{p.label} {p.gains[0].ratio:.3g}× against {p.gains[1].ratio:.3g}×" for p in clear or moved)
+    named = ", ".join(f"{p.label} {p.gains[0].value:.3g}× against {p.gains[1].value:.3g}×" for p in clear or moved)
     worst = max(others, key=lambda pair: abs(pair.change))
     if clear:
         finding = f"Speed-ups are not maintained for {len(clear)} of {len(others)} samplers: {named}."
@@ -78,15 +77,17 @@ def compare(a: Study, b: Study) -> Comparison:
     return Comparison(found, tuple(_differences(a, b)), None if moved and not clear else not moved, finding)
 
 
+def _pairs(a: Study, b: Study) -> tuple[Pair, ...]:
+    """The samplers that both studies timed, known by their settings; none where a baseline was not timed."""
+    there, bases = {_key(row): row.times for row in b.rows}, (a.base.times, b.base.times)
+    if bases[0] is None or bases[1] is None:
+        return ()
+    both = [(row.label, row.times, there.get(_key(row))) for row in a.rows]
+    return tuple(Pair(name, (x, y), (speedup(bases[0], x), speedup(bases[1], y))) for name, x, y in both if x and y)
+
+
 def _key(row: Row) -> str:
     return json.dumps(sampler_to_dict(row.sampler), sort_keys=True)
-
-
-def _pair(a: Study, row_a: Row, b: Study, row_b: Row) -> Pair | None:
-    bases, times = (a.base.times, b.base.times), (row_a.times, row_b.times)
-    if bases[0] is None or bases[1] is None or times[0] is None or times[1] is None:
-        return None
-    return Pair(row_a.label, (times[0], times[1]), (speedup(bases[0], times[0]), speedup(bases[1], times[1])))
 
 
 def _differences(a: Study, b: Study) -> list[str]:

@@ -120,9 +120,9 @@ class Evaluation:
 
     def _row(self, label: str, sampler: PlanSampler, drawn: Drawn | None) -> Row:
         known = None if self.study is None else known_row(self.study, sampler)
-        own = (
-            None if drawn is None or len(drawn) < _FEWEST else self.evaluator.evaluate_features(drawn.features.numpy(), drawn.seeds)
-        )
+        own = None
+        if drawn is not None and len(drawn) >= _FEWEST:
+            own = self.evaluator.evaluate_features(drawn.features.numpy(), drawn.seeds)
         row = Row(sampler, label, own, source="this run" if own else "not evaluated", predicted=self.predict(sampler))
         if known is None or known.quality is None or (own is not None and own.count >= known.quality.count):
             return row

@@ -1,11 +1,18 @@
 """What a study found, in at most ten sentences computed from its numbers, the most useful first; each can come out either way."""
 
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ddimkit.quality.estimate import Estimate
+from ddimkit.tradeoff.fit import time_fit
 from ddimkit.tradeoff.gap import Gap, is_plain_ddim, simultaneous
 from ddimkit.tradeoff.recommend import nearest_known, plain_ddim, recommend
-from ddimkit.tradeoff.rows import SAME_IMAGE, Row, eta_pairs, family, spacing_of
+from ddimkit.tradeoff.rows import SAME_IMAGE, Row, eta_pairs, kind_of, spacing_of
 from ddimkit.tradeoff.study import Study
-from ddimkit.tradeoff.time_findings import time_findings
-from ddimkit.tradeoff.wording import close_in, count_of, percent, plural, size, with_margin
+from ddimkit.tradeoff.times import PARTS, T_95, speedup
+from ddimkit.tradeoff.wording import close_in, count_of, decimal, percent, plural, size, with_margin
 
 __all__ = ["FEW_CALLS", "MOST", "findings"]
 
@@ -15,6 +22,10 @@ MOST = 10
 FEW_CALLS = 20
 """Samplers of up to this number of model calls have few."""
 
+_CLOSE = 0.05
+_UNSTEADY = 0.25
+_LITTLE = 0.02
+
 
 def findings(study: Study) -> list[str]:
     """The findings, a sentence each, at most ten, the most useful first."""
@@ -23,8 +34,13 @@ def findings(study: Study) -> list[str]:
         if study.base.quality is not None:
             said += [_margin(study), _plain(study)]
         said += [_few_calls(study), _more_steps(study), _eta(study)]
-    said += [_same_seed(study), *time_findings(study)]
+    said += [_same_seed(study), _steadiness(study), _growth(study), _noise(study), _baseline(study), _overhead(study)]
     return [sentence for sentence in said if sentence is not None][:MOST]
+
+
+def _leads(study: Study, pairs: Sequence[tuple[Row, Row]]) -> list[Estimate]:
+    """How much larger the distance of the first of each pair is, with simultaneous intervals."""
+    return simultaneous(study, [{a.label: 1.0, b.label: -1.0} for a, b in pairs])
 
 
 def _contradictions(study: Study) -> str | None:
@@ -71,7 +87,7 @@ def _few_calls(study: Study) -> str | None:
     if not still or not noisy:
         return None
     pairs = [(a, b) for a in still for b in noisy]
-    leads = simultaneous(study, [{a.label: 1.0, b.label: -1.0} for a, b in pairs])
+    leads = _leads(study, pairs)
     a, b = nearest_known(study, still), nearest_known(study, noisy)
     lead = leads[pairs.index((a, b))]
     still_named, noisy_named = f"deterministic sampler, {a.label}", f"stochastic sampler, {b.label}"
@@ -84,10 +100,10 @@ def _few_calls(study: Study) -> str | None:
 def _more_steps(study: Study) -> str | None:
     """Where more steps of one sampler are worse."""
     named = [row for row in study.evaluated if spacing_of(row.sampler) not in ("list", "table")]
-    pairs = [(a, b) for a in named for b in named if a.calls > b.calls and _line(a) == _line(b)]
+    pairs = [(a, b) for a in named for b in named if a.calls > b.calls and kind_of(a.sampler) == kind_of(b.sampler)]
     if not pairs:
         return None
-    leads = simultaneous(study, [{a.label: 1.0, b.label: -1.0} for a, b in pairs])
+    leads = _leads(study, pairs)
     worse = [(lead.value, i) for i, lead in enumerate(leads) if lead.low > 0]
     if not worse:
         count = count_of(row for pair in pairs for row in pair)
@@ -98,16 +114,11 @@ def _more_steps(study: Study) -> str | None:
     return f"More steps raise the KID in {share} of step counts, most from {b.label} to {a.label} ({most})."
 
 
-def _line(row: Row) -> tuple[str, float, str]:
-    """What rows that differ in their number of steps alone have in common."""
-    return family(row.sampler), getattr(row.sampler, "eta", 0.0), spacing_of(row.sampler)
-
-
 def _eta(study: Study) -> str | None:
     pairs = eta_pairs(study.evaluated)
     if not pairs:
         return None
-    leads = simultaneous(study, [{a.label: 1.0, b.label: -1.0} for a, b in pairs])
+    leads = _leads(study, pairs)
     lower, higher = sum(lead.high < 0 for lead in leads), sum(lead.low > 0 for lead in leads)
     rest = [(lead.margin, i) for i, lead in enumerate(leads) if lead.is_zero]
     open_ = f", and is {close_in(pairs[max(rest)[1]], leads[max(rest)[1]])} in {len(rest)}" if rest else ""
@@ -126,3 +137,62 @@ def _same_seed(study: Study) -> str | None:
         return f"A seed gives another image with {rows[1].calls} than with {finest.calls} steps of DDIM."
     only = "" if other == len(rows) else f", and another with {rows[other].calls}"
     return f"A seed gives the same image with {last.calls} as with {finest.calls} steps of DDIM{only}."
+
+
+def _growth(study: Study) -> str | None:
+    fit = time_fit(study)
+    if fit is None:
+        return None
+    verdict = "in proportion to" if abs(fit.slope - 1) <= _CLOSE else "faster than" if fit.slope > 1 else "more slowly than"
+    return f"DDIM's time grows {verdict} the steps: slope {fit.slope:.3f} on logarithmic axes (R² {fit.r_squared:.4f})."
+
+
+def _noise(study: Study) -> str | None:
+    """The time of DDIM's noise, from the same tenths of the measurement."""
+    pairs = [(a.times, b.times) for a, b in eta_pairs(study.rows) if a.times and b.times]
+    if not pairs:
+        return None
+    ratios = np.mean([np.log(np.asarray(a.parts) / np.asarray(b.parts)) for a, b in pairs], axis=0)
+    mean, reach = float(ratios.mean()), T_95 * float(ratios.std(ddof=1)) / math.sqrt(PARTS)
+    low, middle, high = (100 * math.expm1(v) for v in (mean - reach, mean, mean + reach))
+    if low <= 0 <= high:
+        unresolved = f"not distinguishable (n = {plural(len(pairs), 'pair')}, ±{(high - low) / 2:.1f} %)"
+        return f"The times of DDIM with eta above 0 and with eta 0 are {unresolved}."
+    ends = "{:.1f} to {:.1f} %".format(*sorted((abs(low), abs(high))))
+    verdict = "more" if middle > 0 else "less"
+    return f"DDIM with eta above 0 takes {abs(middle):.1f} % {verdict} time than with eta 0 (95 % interval {ends})."
+
+
+def _baseline(study: Study) -> str | None:
+    """The baseline beside DDIM with as many calls."""
+    base = study.base
+    other = next((row for row in study.rows if is_plain_ddim(row) and row.calls == base.calls and row is not base), None)
+    if other is None or other.times is None or base.times is None:
+        return None
+    ratio = speedup(base.times, other.times)
+    return f"{base.label} takes {ratio.value:.2f} × the time of {other.label} (95 % interval {ratio.low:.2f} to {ratio.high:.2f})."
+
+
+def _overhead(study: Study) -> str | None:
+    shares = [(row.times.overhead_seconds / row.times.seconds, row.label) for row in study.rows if row.times]
+    if not shares:
+        return None
+    most, label = max(shares)
+    if most >= 1:
+        return (
+            f"The sampler's overhead is not resolved: {label} took no longer with the model than with one that returns a constant."
+        )
+    verdict = "Nearly all time is the model's" if most <= _LITTLE else "The sampler itself takes time"
+    return f"{verdict}: its overhead is at most {decimal(100 * most)} % of a run ({label})."
+
+
+def _steadiness(study: Study) -> str | None:
+    """Whether the quartiles of some row's time are far apart."""
+    spans = [((row.times.quartiles[1] - row.times.quartiles[0]) / row.times.seconds, row.label) for row in study.rows if row.times]
+    if not spans:
+        return None
+    widest, label = max(spans)
+    if widest <= _UNSTEADY:
+        return f"The machine was steady: the quartiles of a row's time are at most {100 * widest:.0f} % apart."
+    apart = f"{100 * widest:.0f} % apart"
+    return f"The machine was unsteady: the quartiles of {label}'s time are {apart}, so trust ratios, not seconds."

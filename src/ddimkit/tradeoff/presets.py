@@ -57,7 +57,7 @@ def presets(model: ModelBundle, *, refinable: bool = True) -> dict[str, Recommen
     """Every preset of a model by its name, with its reasons."""
     study = find_study(model)
     if study is not None:
-        return dict(_of(study, refinable))
+        return dict(_committed(study, refinable))
     most, found = model.schedule.num_timesteps, dict[str, Recommendation]()
     for name, steps in _UNMEASURED.items():
         sampler = model.sampler(DDIMSampler, steps=min(steps, most))
@@ -77,7 +77,7 @@ def presets_of(study: Study, *, refinable: bool = True) -> dict[str, Recommendat
 
 
 @lru_cache(maxsize=8)
-def _of(study: Study, refinable: bool) -> dict[str, Recommendation]:
+def _committed(study: Study, refinable: bool) -> dict[str, Recommendation]:
     return presets_of(study, refinable=refinable)
 
 

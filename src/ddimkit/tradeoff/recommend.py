@@ -15,8 +15,9 @@ from ddimkit.errors import DDIMKitError
 from ddimkit.quality.estimate import Estimate
 from ddimkit.sampling import PlanSampler
 from ddimkit.tradeoff.gap import Closing, Gap, is_plain_ddim, simultaneous
-from ddimkit.tradeoff.rows import Row, family, spacing_of
+from ddimkit.tradeoff.rows import Row, family, kind_of, spacing_of
 from ddimkit.tradeoff.study import Study
+from ddimkit.tradeoff.wording import percent
 
 __all__ = ["Recommendation", "candidates", "nearest_known", "plain_ddim", "recommend"]
 
@@ -142,17 +143,13 @@ def _buffered(found: Closing, gap: Gap, buffer: float) -> Recommendation:
     reasons = [
         f"{row.label} is the row with the fewest calls known to close {100 * found.share:.0f} % of the gap{_closed(gap, row)}."
     ]
-    sampler, chosen = row.sampler, row
-    if spacing_of(sampler) in ("list", "table"):
-        chosen = _longer(row, gap) if buffer else row
-        sampler = chosen.sampler
-        if buffer:
-            reasons.append(
-                f"For safety {chosen.label} is taken, which is not known to be worse."
-                if chosen is not row
-                else "A list has no further calls to add for safety."
-            )
-    elif wanted > row.calls:
+    sampler = row.sampler
+    if buffer and spacing_of(sampler) in ("list", "table"):
+        longer = _longer(row, gap)
+        sampler = longer.sampler
+        taken = f"For safety {longer.label} is taken, which is not known to be worse."
+        reasons.append("A list has no further calls to add for safety." if longer is row else taken)
+    elif spacing_of(sampler) not in ("list", "table") and wanted > row.calls:
         most = min(wanted, sampler.schedule.num_timesteps)
         sampler = replace(sampler, steps=most, timesteps=())
         reasons.append(f"For safety {100 * buffer:.0f} % more calls are taken, {most} instead of {row.calls}.")
@@ -162,12 +159,9 @@ def _buffered(found: Closing, gap: Gap, buffer: float) -> Recommendation:
 def _longer(row: Row, gap: Gap) -> Row:
     """The next longer list or table of the same kind that is not known to be worse, else the row itself."""
     study = gap.study
-    others = [r for r in study.evaluated if family(r.sampler) == family(row.sampler) and r.calls > row.calls]
-    listed = [r for r in others if spacing_of(r.sampler) == spacing_of(row.sampler) and r.refinable >= row.refinable]
-    for longer in sorted(listed, key=lambda r: r.calls)[:1]:
-        if study.difference(longer.label, row.label).low <= 0:
-            return longer
-    return row
+    others = [r for r in study.evaluated if kind_of(r.sampler) == kind_of(row.sampler) and r.calls > row.calls]
+    longer = min((r for r in others if r.refinable >= row.refinable), key=lambda r: r.calls, default=row)
+    return longer if longer is row or study.difference(longer.label, row.label).low <= 0 else row
 
 
 def _unknown(found: Closing, gap: Gap) -> Recommendation:
@@ -187,9 +181,7 @@ def _unknown(found: Closing, gap: Gap) -> Recommendation:
 
 def _closed(gap: Gap, row: Row) -> str:
     closed = gap.closed(row)
-    if closed is None:
-        return ""
-    return f": it closes {100 * closed.value:.0f} % (95 % interval {100 * closed.low:.0f} % to {100 * closed.high:.0f} %)"
+    return "" if closed is None else f": it closes {percent(closed)}"
 
 
 def plain_ddim(study: Study, *, buffer: float = 0.2) -> tuple[Row, int] | None:

@@ -14,7 +14,18 @@ from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import NoiseSchedule
 from ddimkit.tradeoff.times import Times
 
-__all__ = ["SAME_IMAGE", "Row", "eta_pairs", "family", "label_of", "read_row", "sampler_from_dict", "sampler_to_dict", "spacing_of"]
+__all__ = [
+    "SAME_IMAGE",
+    "Row",
+    "eta_pairs",
+    "family",
+    "kind_of",
+    "label_of",
+    "read_row",
+    "sampler_from_dict",
+    "sampler_to_dict",
+    "spacing_of",
+]
 
 SAME_IMAGE = 0.5
 """A sampler draws the same image of a seed as another where the two are nearer than this share of the distance between seeds."""
@@ -180,10 +191,19 @@ def spacing_of(sampler: PlanSampler) -> str:
 
 def label_of(sampler: PlanSampler) -> str:
     """A short name of a sampler, as in ``DDIM-50``, ``DDIM-50 eta 0.5``, ``DPM++2M-10 log_snr``."""
-    parts = [f"{family(sampler)}-{sampler.nfe}"]
-    if isinstance(sampler, DDIMSampler) and sampler.eta:
-        parts.append(f"eta {sampler.eta:g}")
-    return " ".join(parts + ([] if spacing_of(sampler) == "trailing" else [spacing_of(sampler)]))
+    return " ".join((f"{family(sampler)}-{sampler.nfe}", *_details(sampler)))
+
+
+def kind_of(sampler: PlanSampler) -> str:
+    """What samplers that differ in their number of calls alone have in common, as in ``DDIM eta 0.5``, ``DPM++2M log_snr``."""
+    return " ".join((family(sampler), *_details(sampler)))
+
+
+def _details(sampler: PlanSampler) -> list[str]:
+    """Eta and spacing where they are not the usual ones."""
+    eta, spacing = getattr(sampler, "eta", 0.0), spacing_of(sampler)
+    usual = 1.0 if "SDE" in family(sampler) else 0.0
+    return [f"eta {eta:g}"] * (eta != usual) + [spacing] * (spacing != "trailing")
 
 
 def eta_pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:

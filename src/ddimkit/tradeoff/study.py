@@ -1,5 +1,6 @@
 """A study: what samplers of one model cost and draw, one row each, as a value that can be saved, compared and recommended from."""
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from ddimkit._repr import short_repr
 from ddimkit.errors import DDIMKitError
-from ddimkit.quality.estimate import Estimate, Influence, covariance
+from ddimkit.quality.estimate import Estimate, covariance
 from ddimkit.quality.measure import Distance, Quality, check_comparable
 from ddimkit.quality.reference import Label
 from ddimkit.sampling import PlanSampler
@@ -145,7 +146,8 @@ class Study:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, with the kind and schema of the file."""
-        schedule = dict(self.schedule.spec) if self.schedule.spec is not None else _arrays(self.schedule)
+        arrays = {"signal": self.schedule.signal.tolist(), "noise": self.schedule.noise.tolist()}
+        schedule = arrays if self.schedule.spec is None else dict(self.schedule.spec)
         ends = {"real_vs_real": self.real_vs_real, "noise": self.noise}
         return {
             "kind": _KIND,
@@ -241,27 +243,16 @@ def distance_covariances(rows: Sequence[Row], known: Study | None = None) -> dic
 
 def _matrix(rows: Sequence[Row], metric: Distance, known: Study | None) -> FloatArray:
     found = np.zeros((len(rows), len(rows)))
-    influences = [_influence(row, metric) for row in rows]
-    places = [
-        -1 if known is None or influence is not None else _place(row, known)
-        for row, influence in zip(rows, influences, strict=True)
-    ]
-    for i, a in enumerate(influences):
-        for j, b in enumerate(influences[: i + 1]):
-            if a is not None and b is not None:
-                found[i, j] = found[j, i] = covariance(a, b)
-            elif a is None and b is None and known is not None:
-                found[i, j] = found[j, i] = known.covariances[metric][places[i], places[j]]
+    influences = [None if row.quality is None else row.quality.estimate(metric).influence for row in rows]
+    for i, j in itertools.combinations_with_replacement(range(len(rows)), 2):
+        a, b = influences[i], influences[j]
+        if a is not None and b is not None:
+            found[i, j] = found[j, i] = covariance(a, b)
+    if known is not None:
+        old = [i for i, influence in enumerate(influences) if influence is None]
+        places = [next(k for k, other in enumerate(known.evaluated) if _equal(other.sampler, rows[i].sampler)) for i in old]
+        found[np.ix_(old, old)] = known.covariances[metric][np.ix_(places, places)]
     return found
-
-
-def _place(row: Row, known: Study) -> int:
-    """Where an earlier study's matrix has an equal sampler, under whatever label."""
-    return next(i for i, other in enumerate(known.evaluated) if _equal(other.sampler, row.sampler))
-
-
-def _influence(row: Row, metric: Distance) -> Influence | None:
-    return None if row.quality is None else row.quality.estimate(metric).influence
 
 
 def _packed(matrix: FloatArray) -> dict[str, list[Any]]:
@@ -283,10 +274,6 @@ def _unpacked(saved: Mapping[str, Any]) -> FloatArray:
         raise ValueError("standard errors must be at least 0 and correlations lie in [-1, 1]")
     scaled: FloatArray = matrix * np.outer(errors, errors)
     return scaled
-
-
-def _arrays(schedule: NoiseSchedule) -> dict[str, list[float]]:
-    return {"signal": schedule.signal.tolist(), "noise": schedule.noise.tolist()}
 
 
 def _refuse(constant: str) -> float:

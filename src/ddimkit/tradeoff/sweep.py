@@ -6,7 +6,7 @@ import operator
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ddimkit._machine import describe_machine, versions
 from ddimkit._modes import module_of
 from ddimkit.errors import DDIMKitError
 from ddimkit.loop import check_device
@@ -22,7 +23,7 @@ from ddimkit.quality.measure import other_seed_distance, same_seed_distance
 from ddimkit.samplers import DDIMSampler
 from ddimkit.samplers.named import SamplerMaker
 from ddimkit.sampling import PlanSampler
-from ddimkit.tradeoff._timing import Progress, describe_machine, estimate_pace, longest_slice, measure, versions
+from ddimkit.tradeoff._timing import Progress, estimate_pace, longest_slice, measure, silent
 from ddimkit.tradeoff.evaluation import Evaluation
 from ddimkit.tradeoff.grid import ZERO_STEPS, labelled, model_code, sampler_grid
 from ddimkit.tradeoff.rows import Row, sampler_to_dict, shared_settings
@@ -33,14 +34,12 @@ T = TypeVar("T")
 
 __all__ = ["Progress", "check_folder", "forget", "sweep"]
 
-_STATE = "progress.json"
-_SAMPLES = "samples.npz"
+_STATE = "progress.npz"
 
 
 def forget(folder: str | Path) -> None:
     """Remove the times that a sweep keeps in a folder to go on from; results, pictures and drawn images stay."""
-    for name in (_STATE, _SAMPLES):
-        (Path(folder) / name).unlink(missing_ok=True)
+    (Path(folder) / _STATE).unlink(missing_ok=True)
 
 
 def check_folder(folder: str | Path) -> Path:
@@ -113,67 +112,74 @@ def sweep(
     module = module_of(bundle.model)
     if module is not None:
         module.to(where)
-    return _study(bundle, labelled(made), keys, rounds, evaluation, where, folder, progress or _silent)
+    return _Job(bundle, labelled(made), keys, rounds, evaluation, where, folder, progress or silent).study()
 
 
-def _study(
-    bundle: ModelBundle,
-    samplers: Mapping[str, PlanSampler],
-    seeds: tuple[int, ...],
-    rounds: int | None,
-    evaluation: Evaluation | None,
-    device: torch.device,
-    folder: Path | None,
-    progress: Progress,
-) -> Study:
-    """Time every sampler, evaluate it, and put both together."""
-    model = {"name": bundle.name, "weights_sha256": bundle.weights_sha256(), "sample_shape": list(bundle.sample_shape)}
-    machine, settings = describe_machine(device), {"batch": len(seeds), "seeds": list(seeds), "dtype": "float32"}
-    kept = _Kept(_fingerprint(bundle, samplers, model, machine, settings), folder)
-    timing = _timed(bundle, samplers, seeds, rounds, device, kept, progress)
-    times = dict(zip(samplers, timing.times(), strict=True))
-    images = {label: drawn.numpy() for label, drawn in zip(samplers, timing.samples, strict=True)}
-    rows = [Row(sampler, label, source="not evaluated") for label, sampler in samplers.items()]
-    if evaluation is not None:
-        first = next(iter(samplers))
-        pace = times[first].seconds / samplers[first].nfe / len(seeds)
-        rows = evaluation.rows(samplers, bundle, pace, device=device, folder=folder, report=progress)
-    apart = _same_seed(samplers, images)
-    rows = [replace(row, times=times[row.label], same_seed=apart.get(row.label, row.same_seed)) for row in rows]
-    settings |= {"rounds": len(timing.rounds), "device": str(device), "noise": next(iter(samplers.values())).record()["noise"]}
-    known, evaluator = (None, None) if evaluation is None else (evaluation.study, evaluation.evaluator)
-    return Study(
-        model,
-        bundle.schedule,
-        tuple(rows),
-        rows[0].label,
-        machine,
-        versions(),
-        settings,
-        None if evaluator is None else evaluator.reference.label,
-        None if evaluator is None else evaluator.real_vs_real,
-        None if evaluator is None else evaluator.noise,
-        distance_covariances(rows, known),
-        images,
-    )
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What a sweep measures, and where."""
 
+    bundle: ModelBundle
+    samplers: Mapping[str, PlanSampler]
+    seeds: tuple[int, ...]
+    rounds: int | None
+    evaluation: Evaluation | None
+    device: torch.device
+    folder: Path | None
+    progress: Progress
 
-def _timed(
-    bundle: ModelBundle,
-    samplers: Mapping[str, PlanSampler],
-    seeds: tuple[int, ...],
-    rounds: int | None,
-    device: torch.device,
-    kept: "_Kept",
-    progress: Progress,
-) -> Timing:
-    """The times of all samplers, those of an earlier call included."""
-    every, before = list(samplers.values()), kept.load()
-    if rounds is None:
-        finished = 0 if before is None else len(before.rounds)
-        pace = 0.0 if finished else estimate_pace(every[0], bundle, seeds, device)
-        rounds = finished or affordable_rounds(calls_a_round([s.nfe for s in every], longest_slice(device)), pace)
-    return measure(every, bundle, seeds, device, rounds=rounds, kept=before, keep=kept.save, progress=progress)
+    def study(self) -> Study:
+        """Time every sampler, evaluate it, and put both together."""
+        timing, bundle, evaluation = self._timing(), self.bundle, self.evaluation
+        times = dict(zip(self.samplers, timing.times(), strict=True))
+        images = {label: drawn.numpy() for label, drawn in zip(self.samplers, timing.samples, strict=True)}
+        rows = [Row(sampler, label, source="not evaluated") for label, sampler in self.samplers.items()]
+        first = rows[0].sampler
+        if evaluation is not None:
+            pace = times[rows[0].label].seconds / first.nfe / len(self.seeds)
+            rows = evaluation.rows(self.samplers, bundle, pace, device=self.device, folder=self.folder, report=self.progress)
+        apart = _same_seed(self.samplers, images)
+        rows = [replace(row, times=times[row.label], same_seed=apart.get(row.label, row.same_seed)) for row in rows]
+        evaluator = None if evaluation is None else evaluation.evaluator
+        return Study(
+            self._model(),
+            bundle.schedule,
+            tuple(rows),
+            rows[0].label,
+            describe_machine(self.device),
+            versions(),
+            {**self._settings(), "rounds": len(timing.rounds), "device": str(self.device), "noise": first.record()["noise"]},
+            None if evaluator is None else evaluator.reference.label,
+            None if evaluator is None else evaluator.real_vs_real,
+            None if evaluator is None else evaluator.noise,
+            distance_covariances(rows, None if evaluation is None else evaluation.study),
+            images,
+        )
+
+    def _timing(self) -> Timing:
+        """The times of all samplers, those of an earlier call included."""
+        kept, every, on = _Kept(self._fingerprint(), self.folder), list(self.samplers.values()), (self.seeds, self.device)
+        before, rounds = kept.load(), self.rounds
+        if rounds is None:
+            finished = 0 if before is None else len(before.rounds)
+            pace = 0.0 if finished else estimate_pace(every[0], self.bundle, *on)
+            rounds = finished or affordable_rounds(calls_a_round([s.nfe for s in every], longest_slice(self.device)), pace)
+        return measure(every, self.bundle, *on, rounds=rounds, kept=before, keep=kept.save, progress=self.progress)
+
+    def _model(self) -> dict[str, Any]:
+        bundle = self.bundle
+        return {"name": bundle.name, "weights_sha256": bundle.weights_sha256(), "sample_shape": list(bundle.sample_shape)}
+
+    def _settings(self) -> dict[str, Any]:
+        return {"batch": len(self.seeds), "seeds": list(self.seeds), "dtype": "float32"}
+
+    def _fingerprint(self) -> str:
+        """What a sweep must have in common with an earlier one to go on from it; times belong to one machine."""
+        shared = shared_settings(next(iter(self.samplers.values())))
+        planned = [(label, sampler_to_dict(sampler)) for label, sampler in self.samplers.items()]
+        measured = [model_code(self.bundle), self._model(), self.bundle.schedule.sha256]
+        parts = [*measured, describe_machine(self.device), versions(), self._settings(), shared, planned]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _same_seed(samplers: Mapping[str, PlanSampler], images: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
@@ -188,29 +194,28 @@ def _same_seed(samplers: Mapping[str, PlanSampler], images: Mapping[str, NDArray
     return {label: float(same_seed_distance(drawn, images[finest]).mean() / others) for label, drawn in images.items()}
 
 
+@dataclass(frozen=True)
 class _Kept:
     """The finished rounds of a sweep and the images of its first, in a folder."""
 
-    def __init__(self, fingerprint: str, folder: Path | None) -> None:
-        self.fingerprint, self.folder = fingerprint, folder
+    fingerprint: str
+    folder: Path | None
 
     def save(self, timing: Timing) -> None:
         if self.folder is None:
             return
-        state, samples = self.folder / _STATE, self.folder / _SAMPLES
-        parts = [(state.with_suffix(".partial"), state), (self.folder / "samples.partial.npz", samples)]
-        np.savez_compressed(parts[1][0], *[drawn.numpy() for drawn in timing.samples])
-        parts[0][0].write_text(json.dumps({"fingerprint": self.fingerprint, "timing": timing.to_dict()}), encoding="utf-8")
-        for partial, whole in reversed(parts):
-            partial.replace(whole)
+        state = json.dumps({"fingerprint": self.fingerprint, "timing": timing.to_dict()})
+        partial = self.folder / "progress.partial.npz"
+        np.savez_compressed(partial, *[drawn.numpy() for drawn in timing.samples], state=np.array(state))
+        partial.replace(self.folder / _STATE)
 
     def load(self) -> Timing | None:
         if self.folder is None or not (self.folder / _STATE).exists():
             return None
         try:
-            state = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
-            with (self.folder / _SAMPLES).open("rb") as file, np.load(file, allow_pickle=False) as held:
-                samples = [torch.from_numpy(held[f"arr_{i}"]) for i in range(len(held.files))]
+            with (self.folder / _STATE).open("rb") as file, np.load(file, allow_pickle=False) as held:
+                state = json.loads(held["state"].item())
+                samples = [torch.from_numpy(held[f"arr_{i}"]) for i in range(len(held.files) - 1)]
             timing, fingerprint = Timing.from_dict(state["timing"], samples), state["fingerprint"]
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise DDIMKitError(f"{self.folder} holds a damaged sweep ({error}): remove it, or choose another folder") from error
@@ -221,27 +226,9 @@ class _Kept:
         return timing
 
 
-def _fingerprint(
-    bundle: ModelBundle,
-    samplers: Mapping[str, PlanSampler],
-    model: Mapping[str, Any],
-    machine: Mapping[str, Any],
-    settings: Mapping[str, Any],
-) -> str:
-    """What a sweep must have in common with an earlier one to go on from it; times belong to one machine."""
-    shared = shared_settings(next(iter(samplers.values())))
-    planned = [(label, sampler_to_dict(sampler)) for label, sampler in samplers.items()]
-    parts = [model_code(bundle), model, bundle.schedule.sha256, machine, versions(), settings, shared, planned]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
 def _listed(values: Sequence[T], name: str, kind: Callable[[Any], T]) -> tuple[T, ...]:
     try:
         return tuple(kind(v) for v in values)
     except (TypeError, ValueError):
         wanted = "numbers, as in (0.0, 0.5)" if name == "etas" else "ints, as in (10, 20)"
         raise TypeError(f"{name} must be a sequence of {wanted}, got {values!r}") from None
-
-
-def _silent(done: int, total: int, what: str) -> None:
-    del done, total, what

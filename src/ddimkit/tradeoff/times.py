@@ -15,18 +15,18 @@ most of these errors cancel.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ddimkit.tradeoff._machine import Costs
+from ddimkit.quality.estimate import Estimate
 
 __all__ = [
     "PARTS",
     "T_95",
-    "Speedup",
+    "Costs",
     "Times",
     "Timing",
     "affordable_rounds",
@@ -43,6 +43,21 @@ T_95 = 2.262
 """Student's t of a 95 % interval from ``PARTS`` values."""
 
 _POINTS = 50  # slices of a configuration in a round, at least
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one run of a sampler costs beside the model's own time.
+
+    Attributes:
+        overhead_seconds: one run with a model that returns a constant tensor.
+        peak_memory_bytes: most bytes that three steps held beyond what was there before; None where not measurable.
+        peak_memory_note: how that was measured, or why it was not.
+    """
+
+    overhead_seconds: float
+    peak_memory_bytes: int | None
+    peak_memory_note: str
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,10 @@ class Times:
         low, high = (float(v) for v in np.quantile(self.parts, [0.25, 0.75]))
         return low, high
 
+    def scaled(self, factor: float) -> "Times":
+        """Those of a run of ``factor`` times as many calls, in proportion."""
+        return replace(self, seconds=factor * self.seconds, parts=tuple(factor * v for v in self.parts))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {**asdict(self), "parts": list(self.parts)}
@@ -99,31 +118,17 @@ class Times:
         return found
 
 
-@dataclass(frozen=True)
-class Speedup:
-    """How many times faster a configuration is than the baseline.
+def speedup(base: Times, other: Times) -> Estimate:
+    """How many times faster ``other`` is than ``base``: the ratio of the times, with a 95 % interval from the paired parts.
 
-    Attributes:
-        ratio: the baseline's seconds over the configuration's.
-        low: lower end of the 95 % interval.
-        high: upper end.
-    """
-
-    ratio: float
-    low: float
-    high: float
-
-
-def speedup(base: Times, other: Times) -> Speedup:
-    """The ratio of two times, with a 95 % interval from the paired parts by the jackknife.
-
-    What slows both configurations during a tenth of the measurement leaves their ratio as it is and does not widen the interval.
+    The interval is the jackknife's. What slows both during a tenth of the measurement leaves their ratio as it is, and the interval
+    as narrow.
     """
     ratio = base.seconds / other.seconds
     above, below = np.asarray(base.parts), np.asarray(other.parts)
     without = (above.sum() - above) / (below.sum() - below)
     error = math.sqrt((PARTS - 1) / PARTS * float(((without - without.mean()) ** 2).sum()))
-    return Speedup(ratio, max(0.0, ratio - T_95 * error), ratio + T_95 * error)
+    return Estimate(ratio, max(0.0, ratio - T_95 * error), ratio + T_95 * error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,13 +165,9 @@ class Timing:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values of everything but the samples."""
-        return {
-            "calls": list(self.calls),
-            "batch": self.batch,
-            "longest": self.longest,
-            "costs": [asdict(c) for c in self.costs],
-            "rounds": [[list(seconds) for seconds in a_round] for a_round in self.rounds],
-        }
+        plain = asdict(replace(self, samples=()))
+        del plain["samples"]
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], samples: Sequence[Tensor]) -> "Timing":

@@ -8,12 +8,18 @@ import numpy as np
 from ddimkit.quality.estimate import Estimate
 from ddimkit.tradeoff.rows import Row
 
-__all__ = ["close_in", "count_of", "decimal", "duration", "percent", "plural", "size", "with_margin"]
+__all__ = ["close_in", "count_of", "decimal", "duration", "percent", "plural", "share", "size", "three", "with_margin"]
 
 
 def decimal(value: float, digits: int = 2) -> str:
     """A number with so many significant digits and no exponent, as in ``0.00062``."""
     return np.format_float_positional(value, precision=digits, fractional=False, trim="-")
+
+
+def three(value: float) -> str:
+    """A number of at most three significant digits where it has decimals, else with marks at thousands: ``0.0571``, ``1,234``."""
+    text = decimal(value, 3)
+    return f"{int(text):,}" if text.isdigit() else text
 
 
 def with_margin(estimate: Estimate) -> str:
@@ -34,6 +40,15 @@ def percent(estimate: Estimate) -> str:
     """A share with its 95 % interval, as in ``62 % (95 % interval 55 to 70 %)``."""
     low, high = (round(100 * end) for end in estimate.interval)
     return f"{round(100 * estimate.value)} % (95 % interval {low} to {high} %)"
+
+
+def share(estimate: Estimate) -> str:
+    """The same for a cell of a table, ``62 % (55 to 70)``; what is far below 0 without the interval."""
+    if estimate.value < -1:
+        return "below −100 %"
+    low, high = (f"{100 * end:.0f}" for end in estimate.interval)
+    reach = "" if estimate.low == estimate.high else f" ({low} to {high})"
+    return f"{100 * estimate.value:.0f} %{reach}".replace("-", "−")
 
 
 def close_in(rows: Iterable[Row], estimate: Estimate) -> str:

@@ -52,18 +52,20 @@ def answer_of(study: Study) -> Answer:
     if not has_quality(study):
         return Answer(answer(study)[0])
     found, gap = recommend(study), Gap(study)
+    said = facts(found, study)
     names = {
+        "time a sample": "time a sample",
         "speed-up": f"speed-up over {study.baseline}",
         "gap closed": "gap closed (95 % interval)",
         "known": "known to close 95 %",
     }
-    said = tuple((names.get(name, name), text) for name, text in facts(found, study).items() if name not in ("sampler", "calls"))
+    shown = tuple((name, said[key]) for key, name in names.items() if key in said)
     scale = (
         f"Gap closed: 0 % is the kernel distance from real images of {gap.zero.label}, 100 % that of {study.baseline}. "
         "A share is known to be closed where the 95 % interval, over all candidates at once, lies above it."
     )
     row = None if found.row is None else found.row.label
-    return Answer(found.answer, row, said, found.reasons, _code(found.sampler), scale, *_presets(study))
+    return Answer(found.answer, row, shown, found.reasons, _code(found.sampler), scale, *_presets(study))
 
 
 def _presets(study: Study) -> tuple[tuple[str, ...], tuple[Group, ...]]:

@@ -85,7 +85,7 @@ def data_uri(images: NDArray[np.float32], columns: int = 8) -> str:
 def draw_samples(study: Study) -> Figure:
     """A row for each configuration, a column for each seed."""
     shown = drawable(study)
-    figure, (axes,) = new_figure(0.2 + 0.36 * len(shown), narrow=False)
+    figure, axes = new_figure(0.2 + 0.36 * len(shown), narrow=False)
     strips = [tile(part, len(part)) for part in shown.values()]
     height = strips[0].shape[0]
     axes.imshow(np.concatenate(strips), interpolation="nearest")

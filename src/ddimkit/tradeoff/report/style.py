@@ -95,13 +95,12 @@ def _styled() -> Generator[None]:
         yield
 
 
-def new_figure(height: float, *, narrow: bool, panels: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of a height in inches with some axes: side by side, or one below the other where it is narrow."""
+def new_figure(height: float, *, narrow: bool) -> tuple[Figure, Axes]:
+    """A figure of a height in inches, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_NARROW if narrow else _WIDE, height), layout="constrained")
-    rows, columns = (panels, 1) if narrow else (1, panels)
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+    return figure, figure.subplots()
 
 
 def short(label: str) -> str:

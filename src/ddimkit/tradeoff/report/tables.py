@@ -1,139 +1,116 @@
 """The cells of a study's tables, shared by the page, the Markdown text and the terminal."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from ddimkit.errors import DDIMKitError
 from ddimkit.quality.estimate import Estimate
+from ddimkit.samplers import DDIMSampler
 from ddimkit.tradeoff.gap import Gap
 from ddimkit.tradeoff.recommend import Recommendation, describe
-from ddimkit.tradeoff.rows import Row
+from ddimkit.tradeoff.rows import Row, spacing_of
 from ddimkit.tradeoff.study import Study
 from ddimkit.tradeoff.times import speedup
-from ddimkit.tradeoff.wording import decimal, duration, with_margin
+from ddimkit.tradeoff.wording import duration, share, three, with_margin
 
-__all__ = ["MISSING", "Column", "cells", "columns", "facts", "percent", "shown_columns"]
+__all__ = ["MISSING", "Cell", "Table", "cells", "columns", "eta_table", "facts"]
 
 MISSING = "–"
 """Stands in the cells of what was not measured."""
 
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the results: its head, what it holds of a row, and what rows are sorted by; None where not measured."""
-
-    head: str
-    text: Callable[[Row, Study], str | None]
-    key: Callable[[Row, Study], float | str | None]
-
-
-def columns(study: Study) -> tuple[str, ...]:
-    """Heads of the columns that hold anything in this study."""
-    return tuple(column.head for column in shown_columns(study))
+_HEADS = (
+    "configuration",
+    "calls",
+    "seconds",
+    "ms a sample",
+    "speed-up",
+    "kernel distance (images)",
+    "gap closed",
+    "same-seed distance",
+    "source",
+)
 
 
-def cells(row: Row, study: Study) -> tuple[str, ...]:
-    """A row as plain texts, one a column of :func:`columns`."""
-    return tuple(column.text(row, study) or MISSING for column in shown_columns(study))
+class Cell(NamedTuple):
+    """A text, and what rows are sorted by; None where nothing was measured."""
+
+    text: str
+    key: float | str | None
+
+
+class Table(NamedTuple):
+    """What a table shows, its heads, and the texts of its rows."""
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: list[tuple[str, ...]]
 
 
 @lru_cache(maxsize=8)
-def shown_columns(study: Study) -> tuple[Column, ...]:
-    """The columns that hold anything in this study."""
-    return tuple(column for column in _COLUMNS if any(column.text(row, study) for row in study.rows))
+def columns(study: Study) -> tuple[str, ...]:
+    """Heads of the columns that hold anything in this study."""
+    held = {head for row in study.rows for head in _measured(row, study)}
+    return tuple(head for head in _HEADS if head in held)
 
 
-def _three(value: float) -> str:
-    text = decimal(value, 3)
-    return f"{int(text):,}" if text.isdigit() else text
+def cells(row: Row, study: Study) -> tuple[Cell, ...]:
+    """A row's cells, one a column of :func:`columns`."""
+    found = _measured(row, study)
+    return tuple(found.get(head, Cell(MISSING, None)) for head in columns(study))
 
 
-def percent(share: Estimate | None) -> str | None:
-    """A share of the gap with its 95 % interval, ``76 % (58–95)``; what is far below 0 without."""
-    if share is None:
-        return None
-    if share.value < -1:
-        return "below −100 %"
-    low, high = (f"{100 * v:.0f}" for v in share.interval)
-    reach = "" if share.low == share.high else f" ({low} to {high})"
-    return f"{100 * share.value:.0f} %{reach}".replace("-", "−")
+def _measured(row: Row, study: Study) -> dict[str, Cell]:
+    """By their heads the cells of what was measured."""
+    found = {"configuration": Cell(row.label, row.label), "calls": Cell(f"{row.calls:,}", row.calls)}
+    if row.times is not None:
+        seconds, ms = row.times.seconds, 1e3 * row.times.per_sample_seconds
+        found |= {"seconds": Cell(three(seconds), seconds), "ms a sample": Cell(three(ms), ms)}
+        if study.base.times is not None:
+            gain = speedup(study.base.times, row.times)
+            found["speed-up"] = Cell("baseline" if row is study.base else _gain(gain), gain.value)
+    if row.quality is not None:
+        kernel, closed = row.quality.kernel, _closed(row, study)
+        text = f"{with_margin(kernel)} ({row.quality.count:,})".replace("-", "−")
+        found["kernel distance (images)"] = Cell(text, kernel.value)
+        if closed is not None:
+            found["gap closed"] = Cell(share(closed), closed.value)
+    if row.same_seed is not None:
+        found["same-seed distance"] = Cell(f"{row.same_seed:.3f}", row.same_seed)
+    if study.evaluated:
+        found["source"] = Cell(re.sub(r", [^;]*", "", row.source), row.source)  # without the machine
+    return found
 
 
-def _gain(row: Row, study: Study) -> str | None:
-    base = study.base.times
-    if row.times is None or base is None:
-        return None
-    if row.label == study.baseline:
-        return "baseline"
-    found = speedup(base, row.times)
-    return f"{_three(found.ratio)}× ({_three(found.low)}–{_three(found.high)})"
-
-
-def _gain_key(row: Row, study: Study) -> float | None:
-    base = study.base.times
-    return None if row.times is None or base is None else base.seconds / row.times.seconds
-
-
-def _distance(row: Row, study: Study) -> str | None:
-    del study
-    return None if row.quality is None else f"{with_margin(row.quality.kernel)} ({row.quality.count:,})".replace("-", "−")
+def _gain(gain: Estimate) -> str:
+    return f"{three(gain.value)}× ({three(gain.low)}–{three(gain.high)})"
 
 
 def _closed(row: Row, study: Study) -> Estimate | None:
     try:
-        return None if row.quality is None else Gap(study).closed(row)
+        return Gap(study).closed(row)
     except DDIMKitError:
         return None
 
 
-def _closed_key(row: Row, study: Study) -> float | None:
-    found = _closed(row, study)
-    return None if found is None else found.value
-
-
-def _seconds(row: Row, study: Study) -> float | None:
-    del study
-    return None if row.times is None else row.times.seconds
-
-
-def _sample_ms(row: Row, study: Study) -> float | None:
-    del study
-    return None if row.times is None else 1e3 * row.times.per_sample_seconds
-
-
-def _apart(row: Row, study: Study) -> float | None:
-    del study
-    return row.same_seed
-
-
-def _source(row: Row, study: Study) -> str | None:
-    """Where the metrics are from, without the machine."""
-    return re.sub(r", [^;]*", "", row.source) if study.evaluated else None
-
-
-def _shown(key: Callable[[Row, Study], float | None], form: Callable[[float], str]) -> Callable[[Row, Study], str | None]:
-    """The text of a number, where there is one."""
-
-    def text(row: Row, study: Study) -> str | None:
-        value = key(row, study)
-        return None if value is None else form(value)
-
-    return text
-
-
-_COLUMNS = (
-    Column("configuration", lambda row, _: row.label, lambda row, _: row.label),
-    Column("calls", lambda row, _: f"{row.calls:,}", lambda row, _: row.calls),
-    Column("seconds", _shown(_seconds, _three), _seconds),
-    Column("ms a sample", _shown(_sample_ms, _three), _sample_ms),
-    Column("speed-up", _gain, _gain_key),
-    Column("kernel distance (images)", _distance, lambda row, _: None if row.quality is None else row.quality.kernel.value),
-    Column("gap closed", lambda row, study: percent(_closed(row, study)), _closed_key),
-    Column("same-seed distance", _shown(_apart, "{:.3f}".format), _apart),
-    Column("source", _source, lambda row, _: row.source),
-)
+def eta_table(study: Study) -> Table | None:
+    """DDIM by its number of steps and eta; None where no number of steps was measured with several."""
+    found = dict[int, dict[float, str]]()
+    for row in study.rows:
+        if isinstance(row.sampler, DDIMSampler) and spacing_of(row.sampler) == "trailing" and (row.quality or row.times):
+            quality = [] if row.quality is None else [with_margin(row.quality.kernel).replace("-", "−")]
+            time = [] if row.times is None else [duration(row.times.per_sample_seconds)]
+            found.setdefault(row.calls, {})[row.sampler.eta] = ", ".join(quality + time)
+    lines = {calls: line for calls, line in sorted(found.items()) if len(line) > 1}
+    if not lines:
+        return None
+    etas = sorted({eta for line in lines.values() for eta in line})
+    shown = " and ".join(["kernel distance"] * bool(study.evaluated) + ["time a sample"] * any(row.times for row in study.rows))
+    return Table(
+        f"DDIM's {shown} by its number of steps and eta. Eta 0 adds no noise, eta 1 as much as DDPM.",
+        ("steps", *(f"eta {eta:g}" for eta in etas)),
+        [(f"{calls:,}", *(line.get(eta, MISSING) for eta in etas)) for calls, line in lines.items()],
+    )
 
 
 def facts(found: Recommendation, study: Study) -> dict[str, str]:
@@ -144,13 +121,11 @@ def facts(found: Recommendation, study: Study) -> dict[str, str]:
     row = next((r for r in study.rows if r.sampler == found.sampler), found.row)
     said = {"sampler": describe(found.sampler), "calls": f"{found.calls:,}"}
     if row is not None and row.times is not None:
-        scale, about = found.calls / row.calls, "" if row.calls == found.calls else "about "
-        said["time a sample"] = about + duration(scale * row.times.per_sample_seconds)
+        run, about = row.times.scaled(found.calls / row.calls), "" if row.calls == found.calls else "about "
+        said["time a sample"] = about + duration(run.per_sample_seconds)
         if study.base.times is not None:
-            gain = speedup(study.base.times, row.times)
-            ratio, low, high = (_three(v / scale) for v in (gain.ratio, gain.low, gain.high))
-            said["speed-up"] = f"{about}{ratio}× ({low}–{high})"
-    said["gap closed"] = percent(found.closed) or "no gap is known"
+            said["speed-up"] = about + _gain(speedup(study.base.times, run))
+    said["gap closed"] = "no gap is known" if found.closed is None else share(found.closed)
     more = "" if found.images_needed is None else f", about {found.images_needed:,} images would tell"
     said["known"] = "yes" if found.known else f"no{more}"
     return said
