@@ -193,10 +193,12 @@ def seed_list(seed: SeedLike) -> int | list[int]:
 
 
 def _seed(value: object) -> int:
+    if isinstance(value, bool | np.bool_):  # older NumPys take theirs as an index
+        raise ValueError(f"a seed must be an int in [0, 2^63), got {value!r}")
     try:
         seed = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"seed must be an int, or one int per sample, got {value!r}") from None
-    if isinstance(value, bool) or not 0 <= seed < 2**63:
+    if not 0 <= seed < 2**63:
         raise ValueError(f"a seed must be an int in [0, 2^63), got {value!r}")
     return seed
