@@ -16,6 +16,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "benchmarks")]
 
 import cli_reference  # noqa: E402  # needs the line above
 import ddimkit  # noqa: E402
+import learned_page  # noqa: E402
 import orders_page  # noqa: E402
 import promises_table  # noqa: E402
 import speed_page  # noqa: E402
@@ -205,6 +206,15 @@ class Study(SphinxDirective):
         return self.parse_text_to_nodes(study_page.page(name), allow_section_headings=True)
 
 
+class LearnedTables(SphinxDirective):
+    """The learned tables that the package ships, with their metrics."""
+
+    def run(self) -> list[nodes.Node]:
+        for path in (Path(learned_page.__file__), *learned_page.TABLES.glob("*.json")):
+            self.env.note_dependency(str(path))
+        return self.parse_text_to_nodes(learned_page.page("mnist"))
+
+
 class Orders(SphinxDirective):
     """Measured orders of convergence."""
 
@@ -234,5 +244,6 @@ def setup(app: Sphinx) -> None:
     app.add_directive("study", Study)
     app.add_directive("benchmark", Benchmark)
     app.add_directive("orders", Orders)
+    app.add_directive("learned-tables", LearnedTables)
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("missing-reference", resolve_public_name)

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from ddimkit import DDIMSampler, DDPMSampler, Plan
+from ddimkit import DDIMSampler, DDPMSampler, LearnedSampler, Plan
+from ddimkit.quality.network import FeatureNetwork, FeatureNetworkConfig, save_network
 from ddimkit.tradeoff import _timing as timing
 from ddimkit.tradeoff import evaluation
 from ddimkit.tradeoff.report import samples
@@ -347,9 +349,45 @@ def test_compare(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "ddimkit-study").exists()
 
 
+def learning_files(folder: Path) -> None:
+    """Real images and a feature network for the toy model."""
+    noise = torch.rand(400, *SHAPE, generator=torch.Generator().manual_seed(0))
+    np.save(folder / "real.npy", (255 * noise).to(torch.uint8).numpy())
+    torch.manual_seed(0)
+    save_network(FeatureNetwork(FeatureNetworkConfig(1, (4,), classes=3)).eval(), {}, folder / "network.safetensors")
+
+
+LEARN = ("learn", "--model", "mymodule:bundle", "--calls", "2", "--batches", "3", "--batch-size", "8", "--device", "cpu")
+
+
+def test_learn_writes_a_table_that_sample_takes(run: Run, tmp_path: Path) -> None:
+    learning_files(tmp_path)
+    more = ("--extractor", "network.safetensors", "--data", "real.npy", "--json")
+    code, out, _ = run(*LEARN, *more, "--out", "two.json")
+    assert code == 0
+    said = json.loads(out)
+    table = LearnedSampler.load(tmp_path / "two.json", schedule=toy().schedule)
+    assert said["written"] == "two.json"
+    assert said["gained"] is table.gained
+    assert table.nfe == 2
+    code, out, _ = run("sample", "--model", "mymodule:bundle", "--table", "two.json", "--num", "3", "--out", "x.npy")
+    assert code == 0
+    assert np.array_equal(np.load(tmp_path / "x.npy"), table.sample(toy(smooth).model, (3, *SHAPE), seed=0).numpy())
+    for wrong, message in (
+        (("sample", *MINE, "--table", "two.json", "--out", "x.npy"), "--table is a whole sampler"),
+        (("sample", "--model", "mnist", "--table", "two.json", "--out", "x.npy"), "another schedule"),
+        ((*LEARN, "--data", "real.npy", "--out", "two.json"), "no feature network of its own"),
+        ((*LEARN, "--extractor", "network.safetensors", "--data", ".", "--out", "two.json"), "must be a .npy file"),
+        ((*LEARN, "--extractor", "network.safetensors", "--data", "x.npy", "--out", "two.json"), "must hold bytes of shape"),
+    ):
+        code, _, err = run(*wrong)
+        assert message in f"{code} {err}"
+
+
 @pytest.mark.parametrize(
     ("command", "example"),
     [
+        ("learn", "ddimkit learn --calls 5 --data DIR --out five.json"),
         ("sample", "ddimkit sample --steps 50 --seed 7 --grid out.png"),
         ("plan", "ddimkit plan --steps 10"),
         ("sweep", "ddimkit sweep --compare laptop/results.json server/results.json"),

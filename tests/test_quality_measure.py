@@ -239,16 +239,25 @@ def test_copies_are_found_even_where_held_out_images_are_copies_too() -> None:
     assert training.near(made(REAL[:50])).all()
 
 
-def test_a_network_survives_its_file(tmp_path: Path) -> None:
+NETWORKS = {
+    FeatureNetworkConfig(1, (4, 8), classes=3): 8,
+    FeatureNetworkConfig(1, (4, 8), blocks=2, classes=3, family="convnext"): 8,
+    FeatureNetworkConfig(1, (4, 8), blocks=2, classes=3, family="convnext", pooled="all"): 12,
+}
+
+
+@pytest.mark.parametrize(("config", "width"), NETWORKS.items(), ids=str)
+def test_a_network_survives_its_file(config: FeatureNetworkConfig, width: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = FeatureNetwork(FeatureNetworkConfig(1, (4, 8), classes=3)).eval()
+    network = FeatureNetwork(config).eval()
     path = tmp_path / "net.safetensors"
     sha256 = save_network(network, {"test_accuracy": 0.5}, path)
     made = load_network(path, name="tiny", sha256=sha256)
     assert made.sha256 == sha256
     x = images(9, 10)
     features = made(x)
-    assert features.shape == (10, 8)
+    assert features.shape == (10, width)
+    assert (features >= 0).all()
     np.testing.assert_allclose(features, Extractor(network, "tiny", "x")(x), atol=2e-3)  # float16 weights
     assert made.classes(features).shape == (10,)
     with pytest.raises(WeightsError, match="SHA-256"):
@@ -295,6 +304,8 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
             "training images",
         ),
         (lambda: FeatureNetworkConfig(widths=()), ValueError, "at least 1"),
+        (lambda: FeatureNetworkConfig(family="vgg"), ValueError, "family must be"),  # type: ignore[arg-type]
+        (lambda: FeatureNetworkConfig(pooled="first"), ValueError, "pooled must be"),  # type: ignore[arg-type]
         (lambda: FeatureNetwork(FeatureNetworkConfig(3, (4,))).eval()(images(1, 2)), ValueError, "3, H, W"),
     ],
 )

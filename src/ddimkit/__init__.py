@@ -2,7 +2,7 @@
 
 from ddimkit._version import __version__
 from ddimkit.errors import DDIMKitError, GraphError, NonFiniteError, WeightsError
-from ddimkit.learning import optimize_timesteps
+from ddimkit.learning import LearnedSampler, learn_plan, load_learned, optimize_timesteps
 from ddimkit.loop import SamplerState
 from ddimkit.models.bundle import ModelBundle, load_pretrained
 from ddimkit.models.unet import UNet, UNetConfig
@@ -24,6 +24,7 @@ __all__ = [
     "DPMSolverPPSampler",
     "DynamicThreshold",
     "GraphError",
+    "LearnedSampler",
     "ModelBundle",
     "NoiseSchedule",
     "NonFiniteError",
@@ -38,6 +39,8 @@ __all__ = [
     "WeightsError",
     "__version__",
     "accelerate",
+    "learn_plan",
+    "load_learned",
     "load_pretrained",
     "optimize_timesteps",
     "preset",

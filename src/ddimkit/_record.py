@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -10,7 +10,6 @@ import torch
 from ddimkit._numbers import integer, sizes
 from ddimkit._version import __version__
 from ddimkit.noise import NOISE_SCHEME, SeedLike, sample_seeds, seed_list
-from ddimkit.plan import Plan
 from ddimkit.prediction import DynamicThreshold
 from ddimkit.schedule import NoiseSchedule
 
@@ -20,6 +19,15 @@ if TYPE_CHECKING:
 __all__ = ["make_record"]
 
 _SCHEMA = 1
+
+
+@runtime_checkable
+class Saveable(Protocol):
+    """A setting that gives itself as plain JSON values."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values."""
+        ...
 
 
 def make_record(
@@ -55,7 +63,7 @@ def _plain(value: object) -> Any:
     """A setting as a JSON value."""
     if isinstance(value, DynamicThreshold):
         return {"quantile": value.quantile, "max": value.max}
-    if isinstance(value, Plan):
+    if isinstance(value, Saveable):
         return value.to_dict()
     if isinstance(value, np.generic):
         return value.item()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from ddimkit.models.data import DatasetName
 from ddimkit.quality.network import FeatureNetworkConfig
 
-__all__ = ["CIFAR10_FEATURES", "MNIST_FEATURES", "FeatureRecipe"]
+__all__ = ["CIFAR10_FEATURES", "MNIST_FEATURES", "MNIST_LEARNING_FEATURES", "FeatureRecipe"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,17 @@ class FeatureRecipe:
 
 MNIST_FEATURES = FeatureRecipe()
 """The recipe of the bundled MNIST feature network."""
+
+MNIST_LEARNING_FEATURES = FeatureRecipe(
+    network=FeatureNetworkConfig(widths=(24, 48, 64), family="convnext", pooled="all"),
+    epochs=16,
+    degrees=6.0,
+    scale=0.2,
+    shift=3.0,
+    cutout=8,
+    seed=1,
+)
+"""The recipe of the MNIST feature network that tables are learned with: other blocks and augmentations than the evaluating one."""
 
 CIFAR10_FEATURES = FeatureRecipe(
     "cifar10",

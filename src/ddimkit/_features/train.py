@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddimkit._features.augment import augment
-from ddimkit._features.recipe import CIFAR10_FEATURES, MNIST_FEATURES, FeatureRecipe
+from ddimkit._features.recipe import CIFAR10_FEATURES, MNIST_FEATURES, MNIST_LEARNING_FEATURES, FeatureRecipe
 from ddimkit._training.pace import Pace
 from ddimkit._training.session import Session, pick_device
 from ddimkit._training.trainer import Forward, Moment, Trainer
@@ -38,7 +38,7 @@ _FIRST, _LAST = 1 / 25, 1 / 250_000
 _SLOW, _QUICK = 0.95, 0.85
 
 
-_RECIPES = {"mnist": MNIST_FEATURES, "cifar10": CIFAR10_FEATURES}
+_RECIPES = {"mnist": MNIST_FEATURES, "mnist-learning": MNIST_LEARNING_FEATURES, "cifar10": CIFAR10_FEATURES}
 
 
 class Classifier(nn.Module):
@@ -50,7 +50,7 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """X (B, C, H, W) in [−1, 1]."""
-        scores: Tensor = self.features.head(self.features(x))
+        scores: Tensor = self.features.classify(self.features(x))
         return scores
 
 

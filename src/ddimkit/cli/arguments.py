@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 import typer
 
+from ddimkit.learning import LearnedSampler
 from ddimkit.models.bundle import ModelBundle, load_pretrained
 from ddimkit.quality.evaluator import Evaluator, load_evaluator
 from ddimkit.samplers.named import MAKERS
@@ -22,6 +23,7 @@ __all__ = [
     "SamplerOption",
     "SpacingOption",
     "StepsOption",
+    "TableOption",
     "TimestepsOption",
     "find_baseline",
     "find_evaluator",
@@ -29,6 +31,7 @@ __all__ = [
     "find_sampler",
     "make_sampler",
     "numbers",
+    "read_table",
 ]
 
 T = TypeVar("T")
@@ -38,6 +41,7 @@ SamplerOption = Annotated[str, typer.Option("--sampler", help=f"{', '.join(MAKER
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Number of steps; 50 if there are no --timesteps either.")]
 TimestepsOption = Annotated[str | None, typer.Option("--timesteps", help="The timesteps themselves, as in 999,500,24.")]
 SpacingOption = Annotated[str | None, typer.Option("--spacing", help="How --steps are spaced: trailing, leading, linspace, …")]
+TableOption = Annotated[Path | None, typer.Option("--table", help="A learned table's file, instead of a sampler.")]
 EtaOption = Annotated[float | None, typer.Option("--eta", help="From 0, deterministic, to 1, as noisy as DDPM (DDIM only).")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; CUDA if there is one by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
@@ -108,6 +112,19 @@ def make_sampler(
             raise ValueError(f"--sampler {name} takes no --eta")
         keywords["eta"] = eta
     return bundle.sampler(make, **keywords)
+
+
+def read_table(bundle: ModelBundle, path: Path, *options: object) -> PlanSampler:
+    """The learned sampler of ``--table``, checked against the model; ``options`` of another sampler must not be given."""
+    if any(option is not None for option in options):
+        raise ValueError("--table is a whole sampler: leave out --sampler, --steps, --timesteps, --spacing and --eta")
+    table = LearnedSampler.load(path, schedule=bundle.schedule)
+    if (table.prediction, table.clip) != (bundle.prediction, bundle.clip):
+        raise ValueError(
+            f"{path} is for a model of prediction {table.prediction!r} and clip {table.clip}, not {bundle.prediction!r} and "
+            f"{bundle.clip}: give the model that it was learned for"
+        )
+    return table
 
 
 def _imported(name: str, what: str) -> object:

@@ -6,6 +6,7 @@ import sys
 import typer
 
 from ddimkit.cli.display import INTERRUPTED
+from ddimkit.cli.learn import learn
 from ddimkit.cli.plan import plan
 from ddimkit.cli.recommend import recommend
 from ddimkit.cli.sample import sample
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (sample, plan, sweep, recommend):
+for command in (sample, plan, sweep, recommend, learn):
     app.command()(command)
 
 

@@ -18,9 +18,11 @@ from ddimkit.cli.arguments import (
     SamplerOption,
     SpacingOption,
     StepsOption,
+    TableOption,
     TimestepsOption,
     find_model,
     make_sampler,
+    read_table,
 )
 from ddimkit.cli.display import progress_bar
 from ddimkit.loop import check_device
@@ -42,6 +44,7 @@ def sample(
     timesteps: TimestepsOption = None,
     spacing: SpacingOption = None,
     eta: EtaOption = None,
+    table: TableOption = None,
     num: Annotated[int, typer.Option("--num", min=1, help="How many samples.")] = 16,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the whole batch; --json lists each sample's own.")] = 0,
     grid: Annotated[Path | None, typer.Option("--grid", help="Write the samples as one PNG picture.")] = None,
@@ -69,10 +72,15 @@ def sample(
         ddimkit sample --timesteps 999,700,400,100 --eta 0.5 --num 64 --out samples.npy
 
         ddimkit sample --steps 10 --num 10000 --out many.npy
+
+        ddimkit sample --table five.json --grid out.png
     """
     _check_targets(grid, out)
     bundle = find_model(model)
-    made = make_sampler(bundle, sampler, steps, timesteps, spacing, eta)
+    if table is None:
+        made = make_sampler(bundle, sampler, steps, timesteps, spacing, eta)
+    else:
+        made = read_table(bundle, table, None if sampler == "ddim" else sampler, steps, timesteps, spacing, eta)
     if grid is not None:
         _check_drawable(bundle.sample_shape)
     shape = (num, *bundle.sample_shape)

@@ -1,12 +1,13 @@
-r"""The feature network: a small residual classifier, whose last average pooling gives the features.
+r"""The feature network: a small residual classifier, whose average pooling gives the features.
 
-``network(x)``: x (B, C, H, W) in [−1, 1] to features (B, d), d the last width; ``network.head`` turns features into scores of
-classes. Blocks are those of He et al. 2016, levels halve the resolution.
+``network(x)``: x (B, C, H, W) in [−1, 1] to features (B, d); ``network.classify`` turns features into scores of classes. Levels
+halve the resolution. Blocks are those of He et al., *Deep Residual Learning*, 2016, or of Liu et al., *A ConvNet
+for the 2020s* (ConvNeXt), 2022, with group normalisation.
 """
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from einops import reduce
@@ -21,6 +22,10 @@ __all__ = ["FeatureNetwork", "FeatureNetworkConfig", "load_network", "save_netwo
 
 _KIND = "ddimkit-features"
 _SCHEMA = 1
+_EXPANSION = 2
+
+Family = Literal["resnet", "convnext"]
+"""Kinds of blocks that a feature network can be made of."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +37,26 @@ class FeatureNetworkConfig:
         widths: channels of each level, finest first; the last is the number of features.
         blocks: residual blocks a level.
         classes: number of classes.
+        family: which kind of block.
+        pooled: the levels whose averages are the features: the last one, or all, which see finer detail and fewer classes.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: a number below 1, or an unknown family.
     """
 
     in_channels: int = 1
     widths: tuple[int, ...] = (16, 32, 64)
     blocks: int = 1
     classes: int = 10
+    family: Family = "resnet"
+    pooled: Literal["last", "all"] = "last"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
+        if self.family not in get_args(Family):
+            raise ValueError(f"family must be one of {', '.join(get_args(Family))}, got {self.family!r}")
+        if self.pooled not in ("last", "all"):
+            raise ValueError(f"pooled must be 'last' or 'all', got {self.pooled!r}")
         if not self.widths or min(self.in_channels, self.blocks, self.classes, *self.widths) < 1:
             raise ValueError(f"channels, blocks and classes must be at least 1, got {self}")
 
@@ -66,6 +79,29 @@ class _Block(nn.Module):
         return F.relu(self.shortcut(x) + h)
 
 
+class _MixingBlock(nn.Module):
+    """``h + expand-and-project(norm(depthwise(h)))`` with h = x, or where the width changes h = conv(x) of stride 1 or 2."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        plain = stride == 1 and width_in == width
+        self.resize = nn.Identity() if plain else nn.Conv2d(width_in, width, 3, stride, padding=1)
+        self.depthwise = nn.Conv2d(width, width, 5, padding=2, groups=width)
+        self.norm = nn.GroupNorm(1, width)
+        self.expand = nn.Conv2d(width, _EXPANSION * width, 1)
+        self.project = nn.Conv2d(_EXPANSION * width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (B, C, H, W)."""
+        h: Tensor = self.resize(x)
+        mixed: Tensor = self.project(F.gelu(self.expand(self.norm(self.depthwise(h)))))
+        return h + mixed
+
+
+_FAMILIES = {"resnet": (_Block, 3, 1), "convnext": (_MixingBlock, 4, 2)}
+"""Block, and kernel size and stride of the first convolution."""
+
+
 class FeatureNetwork(nn.Module):
     """Residual convolutions, then the average over the pixels: (B, C, H, W) to features (B, d), all at least 0."""
 
@@ -73,10 +109,11 @@ class FeatureNetwork(nn.Module):
         super().__init__()
         self.config = config
         first = config.widths[0]
-        self.conv_in = nn.Conv2d(config.in_channels, first, 3, padding=1, bias=False)
+        make, kernel, stride = _FAMILIES[config.family]
+        self.conv_in = nn.Conv2d(config.in_channels, first, kernel, stride, padding=1, bias=False)
         self.norm_in = nn.BatchNorm2d(first)
         levels = [
-            _Block(config.widths[max(i - 1, 0)] if j == 0 else width, width, 2 if i and j == 0 else 1)
+            make(config.widths[max(i - 1, 0)] if j == 0 else width, width, 2 if i and j == 0 else 1)
             for i, width in enumerate(config.widths)
             for j in range(config.blocks)
         ]
@@ -87,9 +124,17 @@ class FeatureNetwork(nn.Module):
         """X (B, C, H, W) in [−1, 1]."""
         if x.ndim != 4 or x.shape[1] != self.config.in_channels:
             raise ValueError(f"images must be (B, {self.config.in_channels}, H, W), got {tuple(x.shape)}")
-        h = self.blocks(F.relu(self.norm_in(self.conv_in(x))))
-        features: Tensor = reduce(h, "b d h w -> b d", "mean")
-        return features
+        h, levels = F.relu(self.norm_in(self.conv_in(x))), list[Tensor]()
+        for number, block in enumerate(self.blocks, start=1):
+            h = block(h)
+            if number % self.config.blocks == 0:
+                levels.append(reduce(F.relu(h), "b d h w -> b d", "mean"))
+        return levels[-1] if self.config.pooled == "last" else torch.cat(levels, dim=1)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Scores (B, K) of the classes, from features (B, d)."""
+        scores: Tensor = self.head(features[:, -self.head.in_features :])
+        return scores
 
 
 def save_network(network: FeatureNetwork, figures: dict[str, Any], path: str | Path) -> str:
@@ -121,4 +166,4 @@ def load_network(path: str | Path, *, name: str, sha256: str | None = None, devi
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} is no feature network that this version can read: {error}") from error
     network = network.eval().to(device)
-    return Extractor(network, name, file.sha256, network.head, device=torch.device(device))
+    return Extractor(network, name, file.sha256, network.classify, device=torch.device(device))

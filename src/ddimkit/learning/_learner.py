@@ -1,0 +1,193 @@
+"""One table on its way: corrections, optimiser, moving average and timesteps, all of which a file keeps."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddimkit._arguments import LARGEST_START, Arguments
+from ddimkit.learning._table import Corrections, walk_rows
+from ddimkit.learning.teacher import LearningObjective
+from ddimkit.loop import Run, prepare
+from ddimkit.models.bundle import ModelBundle
+from ddimkit.plan import Plan
+from ddimkit.sampling import BarePlanSampler, PlanSampler
+from ddimkit.step import Coefficients
+
+__all__ = ["Drawing", "Learner"]
+
+_BETA1, _BETA2, _EPSILON = 0.9, 0.99, 1e-12
+_AVERAGE = 0.9
+_LONGEST = 5.0
+"""Largest change of a number in one batch, in learning rates."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """How images are drawn while a table is learned.
+
+    Attributes:
+        bundle: the model.
+        device: where it runs.
+        first_seed: seed of the first image that is learned with.
+        batch_size: images a batch.
+        accumulate: batches whose gradients make one step.
+        recompute: whether activations are computed again instead of kept.
+    """
+
+    bundle: ModelBundle
+    device: torch.device
+    first_seed: int
+    batch_size: int
+    accumulate: int
+    recompute: bool
+
+    def seeds(self, batch: int) -> range:
+        """The seeds of a batch."""
+        return range(self.first_seed + batch * self.batch_size, self.first_seed + (batch + 1) * self.batch_size)
+
+    def run(self, coefficients: Coefficients, seeds: Sequence[int]) -> Run:
+        """The run of some seeds, about to begin."""
+        shape = len(seeds), *self.bundle.sample_shape
+        return prepare(coefficients, self.bundle.model, Arguments(shape, tuple(seeds), device=self.device))
+
+
+class Learner:
+    """Corrections of one template, learned by Adam on batches of fresh seeds.
+
+    Args:
+        template: where it begins.
+        rate: the learning rate at its height.
+        batches: steps in all, over which the rate falls to 0 along half a cosine.
+
+    Source: Kingma and Ba, *Adam*, 2015; the moving average of the numbers is Polyak and Juditsky's, 1992.
+    """
+
+    def __init__(self, template: PlanSampler, rate: float, batches: int) -> None:
+        self.corrections, self.rate, self.batches = Corrections(template), rate, batches
+        zeros = self.corrections.zeros()
+        self.theta, self.average, self.first, self.second = (zeros.clone() for _ in range(4))
+        self.done, self.moves = 0, 0
+        self.curve: list[tuple[int, float]] = []
+        self.best: tuple[float, Plan] = (math.inf, self.corrections.corrected(zeros))
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the averaged corrections."""
+        return self.corrections.corrected(self.average)
+
+    def learn(self, objective: LearningObjective, drawing: Drawing) -> float:
+        """One step; the loss before it.
+
+        Raises:
+            FloatingPointError: the loss or its gradient is not finite.
+            ValueError: the model or the objective is not differentiable.
+        """
+        gradient, total = torch.zeros_like(self.theta), 0.0
+        for part in range(drawing.accumulate):
+            value, found = self._gradient(objective, drawing, drawing.seeds(self.done * drawing.accumulate + part))
+            gradient, total = gradient + found / drawing.accumulate, total + value / drawing.accumulate
+        if not math.isfinite(total) or not bool(torch.isfinite(gradient).all()):
+            raise FloatingPointError(
+                f"the loss of batch {self.done} is {total:g}, or its gradient is not finite: look at the model's images, or take a "
+                "smaller learning rate"
+            )
+        self._descend(gradient)
+        return total
+
+    def _gradient(self, objective: LearningObjective, drawing: Drawing, seeds: Sequence[int]) -> tuple[float, Tensor]:
+        theta = self.theta.clone().requires_grad_()
+        run = drawing.run(self._coefficients, seeds)
+        with torch.enable_grad():
+            images = walk_rows(self.corrections.rows(theta, run.x), run, recompute=drawing.recompute)
+            loss = objective.loss(images, seeds)
+            if not loss.requires_grad:
+                raise ValueError("the objective's loss does not depend on the images in a way that torch can differentiate")
+            (gradient,) = torch.autograd.grad(loss, theta)
+        return float(loss.detach()), gradient
+
+    @property
+    def _coefficients(self) -> Coefficients:
+        template = self.corrections.template
+        return Coefficients(self.corrections.plan, template.schedule, template.prediction, template.clip)
+
+    def _descend(self, gradient: Tensor) -> None:
+        self.first.lerp_(gradient, 1 - _BETA1)
+        self.second.lerp_(gradient.square(), 1 - _BETA2)
+        self.done += 1
+        rate = self.rate * (1 + math.cos(math.pi * min(1.0, self.done / self.batches))) / 2
+        step = self.first / (1 - _BETA1**self.done) / ((self.second / (1 - _BETA2**self.done)).sqrt() + _EPSILON)
+        self.theta -= rate * step.clamp(-_LONGEST, _LONGEST)
+        self.average.lerp_(self.theta, 1 - min(_AVERAGE, self.done / (self.done + 9)))
+
+    def moved(self, timesteps: Sequence[int]) -> "Learner":
+        """This learner with the template's timesteps moved and all corrections kept."""
+        template = replace(self.corrections.template, steps=None, timesteps=tuple(timesteps))
+        other = Learner(template, self.rate, self.batches)
+        for name in ("theta", "average", "first", "second", "done", "moves", "curve", "best"):
+            setattr(other, name, getattr(self, name))
+        return other
+
+    def loss_of(self, objective: LearningObjective, drawing: Drawing, seeds: Sequence[int]) -> float:
+        """The objective of the averaged corrections on some seeds, by the data of learning."""
+        with torch.no_grad():
+            run = drawing.run(self._coefficients, seeds)
+            images = walk_rows(self.corrections.rows(self.average, run.x), run, recompute=False)
+            return float(objective.loss(images, seeds))
+
+    def move_timesteps(self, objective: LearningObjective, drawing: Drawing, seeds: Sequence[int]) -> "Learner":
+        """The learner with each timestep moved where that makes the objective smaller on some seeds, by whole steps.
+
+        A bare table has no formula for other timesteps and keeps its own.
+        """
+        self.moves += 1
+        if isinstance(self.corrections.template, BarePlanSampler):
+            return self
+        best, least, count = self, self.loss_of(objective, drawing, seeds), len(self.corrections.template.timesteps)
+        size = max(1, self.corrections.template.schedule.num_timesteps // (8 * count))
+        for reach in (size, max(1, size // 3)):
+            for position in range(count):
+                for tried in best._neighbours(position, reach):
+                    value = tried.loss_of(objective, drawing, seeds)
+                    if value < least:
+                        best, least = tried, value
+                        break
+        return best
+
+    def _neighbours(self, position: int, reach: int) -> Iterator["Learner"]:
+        times, schedule = list(self.corrections.template.timesteps), self.corrections.template.schedule
+        above = times[position - 1] if position else schedule.num_timesteps
+        below = times[position + 1] if position + 1 < len(times) else -1
+        if position == 0:  # a model knows pure noise only from here on
+            below = max(below, int(np.searchsorted(-schedule.alpha_bars, -LARGEST_START)) - 1)
+        for place in (times[position] + reach, times[position] - reach):
+            if below < place < above:
+                yield self.moved((*times[:position], place, *times[position + 1 :]))
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain JSON values from which :meth:`restore` goes on, bit for bit."""
+        tensors = {name: getattr(self, name) for name in ("theta", "average", "first", "second")}
+        value, plan = self.best
+        plain = {
+            "timesteps": list(self.corrections.template.timesteps),
+            "done": self.done,
+            "moves": self.moves,
+            "curve": self.curve,
+            "best": None if math.isinf(value) else [value, plan.to_dict()],
+        }
+        return tensors, plain
+
+    def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> "Learner":
+        """The learner as it was when :meth:`state` was taken; this one has the same template, rate and number of batches."""
+        other = self.moved(plain["timesteps"])
+        for name, value in tensors.items():
+            setattr(other, name, value.clone())
+        other.done, other.moves = plain["done"], plain["moves"]
+        other.curve = [(int(done), float(value)) for done, value in plain["curve"]]
+        if plain["best"] is not None:
+            other.best = float(plain["best"][0]), Plan.from_dict(plain["best"][1])
+        return other

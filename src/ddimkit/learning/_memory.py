@@ -1,0 +1,37 @@
+"""Whether torch can differentiate a model, and what one call keeps for it."""
+
+import torch
+from torch import Tensor
+
+from ddimkit.loop import ask
+from ddimkit.models.bundle import ModelBundle
+
+__all__ = ["activation_bytes"]
+
+
+def activation_bytes(bundle: ModelBundle, device: torch.device) -> int:
+    """Bytes of activations that a call keeps for each sample: the difference between two samples and one.
+
+    Raises:
+        ValueError: the output does not depend on x in a way that torch can differentiate.
+    """
+    return max(0, _kept(bundle, device, 2) - _kept(bundle, device, 1))
+
+
+def _kept(bundle: ModelBundle, device: torch.device, samples: int) -> int:
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        x = torch.zeros((samples, *bundle.sample_shape), device=device, requires_grad=True) * 1.0
+        output = ask(bundle.model, x, torch.zeros(samples, dtype=torch.int64, device=device))
+    if not isinstance(output, Tensor) or not output.requires_grad:
+        raise ValueError(
+            "torch cannot differentiate the model: its output does not depend on x through autograd. Learning needs a model that "
+            "runs neither under no_grad nor in inference_mode"
+        )
+    return sum(storages.values())

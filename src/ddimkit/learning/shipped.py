@@ -1,0 +1,114 @@
+"""The tables and the learning network that are part of the package, and the evaluation of a table by another network."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddimkit.errors import WeightsError
+from ddimkit.learning.learned import LearnedSampler
+from ddimkit.models.bundle import ModelBundle
+from ddimkit.quality.evaluator import Evaluator
+from ddimkit.quality.features import Extractor
+from ddimkit.quality.network import load_network
+
+__all__ = ["evaluate_table", "load_extractor", "load_learned"]
+
+_FOLDER = Path(__file__).parent
+_NETWORKS = {"mnist": "eaf35ffd49075cc3a3b352b534b5470c3d78ab23b301d286e09edbc4582e325e"}
+
+
+def load_learned(name: str, *, calls: int, noise: bool = False) -> LearnedSampler:
+    """A learned table for one of our models, from the package.
+
+    Args:
+        name: the model, ``"mnist"``.
+        calls: model calls of a run.
+        noise: a table that adds noise on the way.
+
+    Raises:
+        ValueError: there is no such table; the message lists those that there are.
+
+    >>> from ddimkit import load_learned, load_pretrained
+    >>> mnist = load_pretrained("mnist")
+    >>> load_learned("mnist", calls=5).sample(mnist.model, (2, *mnist.sample_shape), seed=0).shape
+    torch.Size([2, 1, 28, 28])
+    """
+    path = _FOLDER / "tables" / f"{name}-{calls}{'-noise' if noise else ''}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.json"))) or "none"
+        raise ValueError(f"there is no learned table {path.stem}; the tables of this version are: {known}")
+    return LearnedSampler.load(path)
+
+
+def load_extractor(name: str, *, device: torch.device | str = "cpu") -> Extractor:
+    """The feature network that tables of one of our models are learned with; it never evaluates them.
+
+    Args:
+        name: the data set, ``"mnist"``.
+        device: where the network runs.
+
+    Raises:
+        ValueError: there is no such network.
+        WeightsError: the file is missing or damaged.
+    """
+    if name not in _NETWORKS:
+        raise ValueError(f"the learning networks are {', '.join(_NETWORKS)}, got {name!r}")
+    path = _FOLDER / "weights" / f"{name}-learning-features.safetensors"
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing: install ddimkit again")
+    return load_network(path, name=f"{name} learning features", sha256=_NETWORKS[name], device=device)
+
+
+def evaluate_table(
+    table: LearnedSampler,
+    bundle: ModelBundle,
+    evaluator: Evaluator,
+    seeds: Sequence[int],
+    *,
+    batch_size: int = 250,
+    device: torch.device | str = "cpu",
+) -> LearnedSampler:
+    """The table with its metrics by an evaluator that learning never saw, added to ``origin.judged``: one entry for each look.
+
+    Args:
+        table: what to evaluate.
+        bundle: the model.
+        evaluator: another network than that of the objective, with other real images.
+        seeds: of the images, none of which learning, choosing or confirming used.
+        batch_size: images drawn at once.
+        device: where the model runs.
+
+    Raises:
+        ValueError: the evaluator has the network or the images of the objective, or a seed was used before.
+    """
+    objective, label = table.origin.objective, evaluator.reference.label
+    if _holds(objective, label.extractor_sha256):
+        raise ValueError(f"the extractor {label.extractor!r} is the one that the table was learned with: evaluate with another")
+    if _holds(objective, label.reference):
+        raise ValueError(f"the images {label.reference!r} are those that the table was learned with: evaluate with others")
+    settings = table.origin.settings
+    used = [settings["first_seeds"][part] for part in ("learn", "choose", "confirm")]
+    if any(first <= seed < first + min(used) for first in used for seed in (min(seeds), max(seeds))):
+        raise ValueError(f"the seeds {min(seeds)} to {max(seeds)} meet those of learning, from {min(used)} on: take others")
+    shape = len(seeds), *bundle.sample_shape
+    images = table.sample(bundle.model, shape, seed=seeds, batch_size=batch_size, device=device)
+    quality = evaluator.evaluate(images, seeds)
+    look = {
+        "extractor": label.extractor,
+        "sha256": label.extractor_sha256,
+        "reference": label.reference,
+        "quality": quality.to_dict(),
+    }
+    return replace(table, origin=replace(table.origin, judged=(*table.origin.judged, look)))
+
+
+def _holds(plain: Any, value: str) -> bool:
+    """Whether plain JSON values hold a string."""
+    if isinstance(plain, dict):
+        return any(_holds(entry, value) for entry in plain.values())
+    if isinstance(plain, list | tuple):
+        return any(_holds(entry, value) for entry in plain)
+    return bool(plain == value)
