@@ -8,6 +8,7 @@ from typing import get_args
 
 from _searched import Kind, Search
 from ddimkit import DDIMKitError, DDIMSampler, ModelBundle, PlanSampler
+from ddimkit.learning.shipped import shipped_tables
 from ddimkit.samplers.named import MAKERS
 from ddimkit.timesteps import Spacing
 from ddimkit.tradeoff.grid import ZERO_STEPS, labelled, sampler_grid
@@ -86,6 +87,13 @@ def listed_rows(bundle: ModelBundle, grid: Grid, search: Search, only: Sequence[
             label = label_of(sampler).replace(" list", f" {x.kind} list")
             rows.append(Row(sampler, label, search={"objective": x.kind, "gained": True, **x.about}))
     return rows, None not in found
+
+
+def learned_rows(bundle: ModelBundle) -> list[Row]:
+    """A row for each learned table that the package ships for the model."""
+    sha256 = bundle.weights_sha256()
+    tables = [table for table in shipped_tables(bundle.name) if table.origin.model["sha256"] == sha256]
+    return [Row(table, label_of(table), search={"learned": table.origin.objective}) for table in tables]
 
 
 def candidate_rows(since: Study | None, grid: Grid) -> list[Row]:

@@ -5,7 +5,7 @@
 
 ``ddim``: DDIM with 10 to 1000 steps, with eta up to 100, and sigma-hat. ``calls``: every sampler over every named spacing and over
 searched lists, at 5 to 50 calls. ``candidates``: many images of what an earlier study (``--since``, else the committed one) chose
-of each number of calls up to 20. Options change single settings of a named grid.
+of each number of calls up to 20, and of the learned tables. Options change single settings of a named grid.
 
 Where several rows have equal calls, ``--select N`` images of each, of the seeds 0 to N − 1, choose three: the best, the best that
 draws DDIM's image of a seed, and the best of the named spacings. ``--images M`` others, of the seeds from N on, measure these and
@@ -29,11 +29,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from _grids import GRIDS, SPACINGS, Grid, candidate_rows, chosen, listed_rows, named_rows, references
+from _grids import GRIDS, SPACINGS, Grid, candidate_rows, chosen, learned_rows, listed_rows, named_rows, references
 from _script import integers, words
 from _searched import FIRST_SEED, KINDS, Search
 from _subjects import find_evaluator, find_model, pick_device
-from ddimkit import DDIMKitError, ModelBundle, recommend
+from ddimkit import DDIMKitError, LearnedSampler, ModelBundle, recommend
 from ddimkit._machine import describe_machine, versions
 from ddimkit.models.data import load_images
 from ddimkit.quality import Evaluator, Quality, Training, same_seed_share
@@ -124,7 +124,9 @@ def evaluated_rows(rows: Sequence[Row], bench: Bench, *, settled: bool) -> list[
     At a number of calls nothing is chosen before all its rows are drawn and, ``settled``, all lists found.
     """
     baseline, *ends = references(bench.bundle)
-    open_rows = [row for row in rows if bench.grid.select and row.selection is None and row.sampler != baseline]
+    # Nothing in the study chooses a learned table, so that every seed may measure it.
+    rivals = [row for row in rows if row.sampler != baseline and not isinstance(row.sampler, LearnedSampler)]
+    open_rows = [row for row in rivals if bench.grid.select and row.selection is None]
     counts = Counter(row.calls for row in open_rows)
     among = {row.label for row in open_rows if counts[row.calls] > 1}
     found = [bench.selected(row) if row.label in among else row for row in tqdm(rows, unit="row", desc="choosing")]
@@ -142,6 +144,7 @@ def make_study(bundle: ModelBundle, evaluator: Evaluator, grid: Grid, arguments:
     rows = named_rows(bundle, grid)
     if arguments.grid == "candidates":
         found = candidate_rows(since, grid)
+        found += learned_rows(bundle)
         rows, settled = [*found, *(row for row in rows if row.label not in {other.label for other in found})], True
     else:
         listed, settled = listed_rows(bundle, grid, search, arguments.only)

@@ -48,6 +48,7 @@ from ddimkit.loop import Run, prepare
 from ddimkit.quality import Estimate, Extractor, kernel_distance, load_evaluator
 from ddimkit.quality.estimate import estimate_mean
 from ddimkit.quality.network import FeatureNetwork
+from ddimkit.tradeoff.rows import label_of, sampler_from_dict, sampler_to_dict
 from ddimkit.weights._tensorfile import read_tensors
 from studies import SHAPE, toy_evaluator
 
@@ -552,6 +553,17 @@ def test_a_table_is_evaluated_by_others_only(learned: LearnedSampler) -> None:
 def test_what_is_not_shipped_is_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_row_of_a_study_keeps_a_learned_table(learned: LearnedSampler) -> None:
+    shared = {"prediction": learned.prediction, "clip": learned.clip}
+    again = sampler_from_dict(json.loads(json.dumps(sampler_to_dict(learned))), learned.schedule, shared)
+    assert isinstance(again, LearnedSampler)
+    assert again == learned
+    assert again.origin == learned.origin
+    assert label_of(learned) == ("learned-SDE-3" if learned.plan().adds_noise else "learned-3")
+    plain = LearnedSampler.of(LINEAR, ddim(4).plan(), prediction="v", clip=None, origin=learned.origin)
+    assert label_of(plain) == "learned-4"
 
 
 SHIPPED = sorted((Path(shipped.__file__).parent / "tables").glob("*.json"))

@@ -14,9 +14,10 @@ from ddimkit.quality.evaluator import Evaluator
 from ddimkit.quality.features import Extractor
 from ddimkit.quality.network import load_network
 
-__all__ = ["evaluate_table", "load_extractor", "load_learned"]
+__all__ = ["evaluate_table", "load_extractor", "load_learned", "shipped_tables"]
 
 _FOLDER = Path(__file__).parent
+_TABLES = _FOLDER / "tables"
 _NETWORKS = {"mnist": "eaf35ffd49075cc3a3b352b534b5470c3d78ab23b301d286e09edbc4582e325e"}
 
 
@@ -36,11 +37,17 @@ def load_learned(name: str, *, calls: int, noise: bool = False) -> LearnedSample
     >>> load_learned("mnist", calls=5).sample(mnist.model, (2, *mnist.sample_shape), seed=0).shape
     torch.Size([2, 1, 28, 28])
     """
-    path = _FOLDER / "tables" / f"{name}-{calls}{'-noise' if noise else ''}.json"
+    path = _TABLES / f"{name}-{calls}{'-noise' if noise else ''}.json"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.json"))) or "none"
+        known = ", ".join(sorted(file.stem for file in _TABLES.glob("*.json"))) or "none"
         raise ValueError(f"there is no learned table {path.stem}; the tables of this version are: {known}")
     return LearnedSampler.load(path)
+
+
+def shipped_tables(name: str) -> list[LearnedSampler]:
+    """Every learned table of a model that the package has, those without noise first, fewest calls first; none for other models."""
+    tables = [LearnedSampler.load(path) for path in _TABLES.glob(f"{name}-*.json")]
+    return sorted(tables, key=lambda table: (table.plan().adds_noise, table.nfe))
 
 
 def load_extractor(name: str, *, device: torch.device | str = "cpu") -> Extractor:

@@ -5,6 +5,8 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from ddimkit._repr import short_repr
+from ddimkit.learning import LearnedSampler
+from ddimkit.learning.learned import Origin
 from ddimkit.plan import Plan
 from ddimkit.prediction import DynamicThreshold
 from ddimkit.quality.measure import Quality
@@ -130,14 +132,15 @@ def read_row(saved: Mapping[str, Any], schedule: NoiseSchedule, shared: Mapping[
 def sampler_to_dict(sampler: PlanSampler) -> dict[str, Any]:
     """Class and settings as plain JSON values, defaults left out; of other classes than ours the table too."""
     kind = type(sampler)
-    given = {f.name: getattr(sampler, f.name) for f in fields(sampler) if f.name not in ("schedule", *_SHARED, "table")}
+    given = {f.name: getattr(sampler, f.name) for f in fields(sampler) if f.name not in ("schedule", *_SHARED, "table", "origin")}
     unused = "timesteps" if sampler.steps is not None else "spacing"
     defaults = {f.name: f.default for f in fields(sampler) if f.default is not MISSING}
     settings = {name: v for name, v in given.items() if name != unused and (name not in defaults or v != defaults[name])}
     plain = {name: list(v) if isinstance(v, tuple) else v for name, v in settings.items()}
     if _CLASSES.get(kind.__name__) is kind:
         return {"class": kind.__name__, "settings": plain}
-    return {"class": f"{kind.__module__}.{kind.__qualname__}", "plan": sampler.plan().to_dict()}
+    table = {"class": f"{kind.__module__}.{kind.__qualname__}", "plan": sampler.plan().to_dict()}
+    return {**table, "origin": sampler.origin.to_dict()} if isinstance(sampler, LearnedSampler) else table
 
 
 def sampler_from_dict(saved: Mapping[str, Any], schedule: NoiseSchedule, shared: Mapping[str, Any]) -> PlanSampler:
@@ -146,6 +149,9 @@ def sampler_from_dict(saved: Mapping[str, Any], schedule: NoiseSchedule, shared:
     Raises:
         KeyError, TypeError, ValueError: a class of ours does not take the settings, or there is no table.
     """
+    if "origin" in saved:
+        plan, origin = Plan.from_dict(saved["plan"]), Origin.from_dict(saved["origin"])
+        return LearnedSampler.of(schedule, plan, origin=origin, **shared)
     if "plan" in saved:
         return PlanSampler.from_plan(schedule, Plan.from_dict(saved["plan"]), **shared)
     if saved["class"] not in _CLASSES:
@@ -178,6 +184,8 @@ def family(sampler: PlanSampler) -> str:
             return f"DPM++{sampler.order}M{'-SDE' if sampler.eta else ''}"
         case UniPCSampler():
             return f"UniPC{sampler.order}{'' if sampler.variant == 'bh2' else f'-{sampler.variant}'}"
+        case LearnedSampler():
+            return "learned-SDE" if sampler.coefficients.plan.adds_noise else "learned"
         case _:
             return type(sampler).__name__.removesuffix("Sampler")
 
@@ -201,9 +209,10 @@ def kind_of(sampler: PlanSampler) -> str:
 
 def _details(sampler: PlanSampler) -> list[str]:
     """Eta and spacing where they are not the usual ones."""
-    eta, spacing = getattr(sampler, "eta", 0.0), spacing_of(sampler)
     usual = 1.0 if "SDE" in family(sampler) else 0.0
-    return [f"eta {eta:g}"] * (eta != usual) + [spacing] * (spacing != "trailing")
+    eta, spacing = getattr(sampler, "eta", usual), spacing_of(sampler)
+    told = spacing == "trailing" or isinstance(sampler, LearnedSampler)
+    return [f"eta {eta:g}"] * (eta != usual) + [spacing] * (not told)
 
 
 def eta_pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
