@@ -50,6 +50,7 @@ from ddimkit.quality.estimate import estimate_mean
 from ddimkit.quality.network import FeatureNetwork
 from ddimkit.tradeoff.rows import label_of, sampler_from_dict, sampler_to_dict
 from ddimkit.weights._tensorfile import read_tensors
+from plugins import Heun
 from studies import SHAPE, toy_evaluator
 
 LINEAR = NoiseSchedule.linear()
@@ -79,6 +80,7 @@ TEMPLATES = [
     BUNDLE.sampler(DPMSolverPPSampler, steps=5, order=2, eta=1.0),
     BUNDLE.sampler(UniPCSampler, steps=5, order=2),
     BUNDLE.sampler(DDPMSampler, steps=4),
+    BUNDLE.sampler(Heun, steps=3),
 ]
 
 
