@@ -7,6 +7,7 @@ each table. A run that is interrupted goes on from ``--work``.
 
     python benchmarks/learn_tables.py --data DIR --calls 5
     python benchmarks/learn_tables.py --data DIR --calls 6 10 --noise
+    python benchmarks/learn_tables.py --data DIR --picture docs/_static/learned-tables.png
 """
 
 import argparse
@@ -14,16 +15,21 @@ from pathlib import Path
 
 import numpy as np
 
-from ddimkit import DPMSolverPPSampler, ModelBundle, PlanSampler, load_pretrained
+from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, ModelBundle, PlanSampler, load_pretrained
 from ddimkit.learning import KernelObjective, LearnedSampler, evaluate_table, learn_plan, load_extractor
+from ddimkit.learning.shipped import shipped_tables
 from ddimkit.models.data import load_images
 from ddimkit.quality import load_evaluator
+from ddimkit.tradeoff.report.samples import tile
 
 UNEVEN = {3: (985, 560, 270), 4: (974, 640, 480, 230)}
 """Lists that begin nearer to real images than the trailing spacing, for the smallest numbers of calls."""
 
 FIRST_SEED, IMAGES = 500_000_000, 2000
 """Of the images that evaluate a table."""
+
+SEEN = 16
+"""Seeds of the picture."""
 
 
 def templates(bundle: ModelBundle, calls: int, *, noise: bool) -> list[PlanSampler]:
@@ -54,6 +60,24 @@ def learn(bundle: ModelBundle, objective: KernelObjective, calls: int, *, noise:
     )
 
 
+def draw_picture(bundle: ModelBundle, path: Path) -> None:
+    """The same 16 seeds by the shipped tables, by DDIM and by DDPM with all timesteps: one row a sampler."""
+    import matplotlib.pyplot as plt
+
+    tables = {f"learned, {table.nfe} calls": table for table in shipped_tables(bundle.name) if not table.plan().adds_noise}
+    ddim = {f"DDIM, {steps} calls": bundle.sampler(DDIMSampler, steps=steps) for steps in (5, 50)}
+    ddpm = {"DDPM, 1000 calls": bundle.sampler(DDPMSampler, steps=1000)}
+    samplers: dict[str, PlanSampler] = {**tables, **ddim, **ddpm}
+    figure, axes = plt.subplots(len(samplers), 1, figsize=(9, 0.62 * len(samplers)))
+    for axis, (name, sampler) in zip(np.atleast_1d(axes), samplers.items(), strict=True):
+        images = sampler.sample(bundle.model, (SEEN, *bundle.sample_shape), seed=range(SEEN))
+        axis.imshow(tile(images.numpy(), SEEN), interpolation="nearest")
+        axis.set_axis_off()
+        axis.text(-0.01, 0.5, name, transform=axis.transAxes, ha="right", va="center", fontsize=11)
+    figure.subplots_adjust(left=0.2, right=1, top=1, bottom=0, hspace=0.02)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Learn, evaluate and write the tables that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -61,12 +85,16 @@ def main() -> None:
     parser.add_argument("--calls", type=int, nargs="+", default=[5], help="numbers of model calls")
     parser.add_argument("--noise", action="store_true", help="begin with DPM-Solver++ SDE, and learn how much noise to add")
     parser.add_argument("--batches", type=int, default=150, help="steps of the winner")
+    parser.add_argument("--picture", type=Path, help="only draw the same seeds by all tables, DDIM and DDPM, as a PNG")
     parser.add_argument("--work", type=Path, default=Path("ddimkit-train/tables"), help="folder of interrupted runs")
     parser.add_argument("--out", type=Path, default=Path("src/ddimkit/learning/tables"), help="folder of the tables")
     arguments = parser.parse_args()
     for folder in (arguments.work, arguments.out):
         folder.mkdir(parents=True, exist_ok=True)
     bundle, evaluator = load_pretrained("mnist"), load_evaluator("mnist")
+    if arguments.picture is not None:
+        draw_picture(bundle, arguments.picture)
+        return
     images, _ = load_images("mnist", arguments.data)
     images = images[np.random.default_rng(0).permutation(len(images))]
     objective = KernelObjective(images, load_extractor("mnist"), "mnist train")
