@@ -12,6 +12,7 @@ each table. A run that is interrupted goes on from ``--work``.
 
 import argparse
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -35,7 +36,7 @@ SEEN = 16
 def templates(bundle: ModelBundle, calls: int, *, noise: bool) -> list[PlanSampler]:
     """The samplers that compete as starts: DPM-Solver++ of order 2 and 3, trailing or from a list."""
     eta = 1.0 if noise else 0.0
-    orders = (2,) if noise else (3, 2)
+    orders: tuple[Literal[2, 3], ...] = (2,) if noise else (3, 2)
     found: list[PlanSampler] = [
         bundle.sampler(DPMSolverPPSampler, steps=calls, order=order, eta=eta) for order in orders if order <= calls
     ]
@@ -44,11 +45,13 @@ def templates(bundle: ModelBundle, calls: int, *, noise: bool) -> list[PlanSampl
     return found
 
 
-def learn(bundle: ModelBundle, objective: KernelObjective, calls: int, *, noise: bool, batches: int, work: Path) -> LearnedSampler:
+def learn(
+    bundle: ModelBundle, objective: KernelObjective, calls: int, *, noise: bool, starts: int, batches: int, work: Path
+) -> LearnedSampler:
     """The table of a number of calls."""
     name = f"{calls}{'-noise' if noise else ''}"
     return learn_plan(
-        templates(bundle, calls, noise=noise),
+        templates(bundle, calls, noise=noise)[:starts],
         bundle,
         objective=objective,
         batches=batches,
@@ -84,6 +87,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the original data files")
     parser.add_argument("--calls", type=int, nargs="+", default=[5], help="numbers of model calls")
     parser.add_argument("--noise", action="store_true", help="begin with DPM-Solver++ SDE, and learn how much noise to add")
+    parser.add_argument("--starts", type=int, default=2, help="templates that compete")
     parser.add_argument("--batches", type=int, default=150, help="steps of the winner")
     parser.add_argument("--picture", type=Path, help="only draw the same seeds by all tables, DDIM and DDPM, as a PNG")
     parser.add_argument("--work", type=Path, default=Path("ddimkit-train/tables"), help="folder of interrupted runs")
@@ -101,7 +105,8 @@ def main() -> None:
     if objective.image_hashes & KernelObjective(load_images("mnist", arguments.data, "test")[0], objective.extractor).image_hashes:
         raise SystemExit("training and test images overlap: nothing that is learned with the one may be evaluated with the other")
     for calls in arguments.calls:
-        table = learn(bundle, objective, calls, noise=arguments.noise, batches=arguments.batches, work=arguments.work)
+        settings = {"noise": arguments.noise, "starts": arguments.starts, "batches": arguments.batches}
+        table = learn(bundle, objective, calls, **settings, work=arguments.work)
         table = evaluate_table(table, bundle, evaluator, range(FIRST_SEED, FIRST_SEED + IMAGES))
         path = arguments.out / f"mnist-{calls}{'-noise' if arguments.noise else ''}.json"
         table.save(path)
