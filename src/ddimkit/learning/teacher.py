@@ -21,7 +21,7 @@ class LearningObjective(Protocol):
     """What a table is learned to make small."""
 
     def loss(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """How far images (B, *) of some seeds are from what they should be: () and differentiable, on the data of learning."""
+        r"""How far images (B, \*) of some seeds are from what they should be: () and differentiable, on the data of learning."""
         ...
 
     def estimate(self, images: Tensor, seeds: Sequence[int], part: Part) -> Estimate:
@@ -63,7 +63,7 @@ class TeacherObjective:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
 
     def loss(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """The mean over the images (B, *)."""
+        r"""The mean over the images (B, \*)."""
         return self._apart(images, seeds).mean()
 
     def estimate(self, images: Tensor, seeds: Sequence[int], part: Part) -> Estimate:  # noqa: ARG002 (of the protocol)
