@@ -51,7 +51,9 @@ class Corrections:
         count, wide = self.plan.b.shape
         unit = np.maximum(np.append(self.plan.noise[1:], 0.0), self.plan.noise[-1])[:, None]
         history = np.arange(wide)[None, :] <= np.arange(count)[:, None]
-        return np.concatenate((unit, unit * history, (self.plan.c > 0)[:, None]), axis=1)
+        noisy = (self.plan.c > 0).astype(np.float64)[:, None]
+        units: FloatArray = np.concatenate((unit, unit * history, noisy), axis=1)
+        return units
 
     def zeros(self) -> Tensor:
         """(S, K + 2) float64: the corrections of the template itself."""

@@ -56,7 +56,8 @@ class Origin:
         """Read what :meth:`to_dict` gave."""
         low, high = saved["gain"]
         curve = tuple((int(done), float(value)) for done, value in saved["curve"])
-        return cls(**{**saved, "gain": (low, high), "curve": curve, "judged": tuple(saved["judged"])})
+        changed: dict[str, Any] = {**saved, "gain": (low, high), "curve": curve, "judged": tuple(saved["judged"])}
+        return cls(**changed)
 
 
 @dataclass(frozen=True)
