@@ -51,6 +51,7 @@ def test_images_that_would_tell_are_named_only_where_the_figure_is_above() -> No
         assert Closing(measured, 0.5, Estimate(value, value - 1.0, value + 1.0)).images_needed == needed
     assert Closing(measured, 0.5, Estimate(1.0, 0.0, 2.0)).images_needed == 100
     assert Closing(measured, 0.5, Estimate(1.0, 1e-9, 2.0)).images_needed is None  # known already
+    assert Closing(measured, 0.5, Estimate(1e-160, -1.0, 1.0)).images_needed is None  # more than a float can count
 
 
 def test_a_gap_of_exactly_nothing_is_not_known() -> None:

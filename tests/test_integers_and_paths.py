@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import ddimkit
 from ddimkit import DDIMSampler, DPMSolverPPSampler, ModelBundle, NoiseSchedule, Plan, PlanSampler, UniPCSampler, graphs
 from ddimkit import _state as states
+from ddimkit._features.recipe import FeatureRecipe
 from ddimkit._numbers import integer
 from ddimkit.interop import diffusers, inception
 from ddimkit.models import bundle as bundles
@@ -26,6 +27,7 @@ from ddimkit.models import data
 from ddimkit.models.train import Recipe
 from ddimkit.models.unet import UNet, UNetConfig
 from ddimkit.quality import evaluator, network, reference
+from ddimkit.quality.network import FeatureNetworkConfig
 from ddimkit.tradeoff.evaluation import Evaluation
 from ddimkit.weights import _pieces as pieces
 from ddimkit.weights import _registry as registry
@@ -49,6 +51,8 @@ KINDS: dict[str, Callable[[int], Any]] = {
 SMALL, RECIPE, TOYS = UNetConfig(channels=(4, 8), groups=2), Recipe(), toy_evaluator()
 UNET = ("in_channels", "out_channels", "blocks", "groups", "num_classes", "patch")
 TRAINING = ("steps", "batch_size", "warmup", "seed")
+FEATURES, NETWORK = FeatureRecipe(), FeatureNetworkConfig()
+FEATURED, NETWORKED = ("epochs", "batch_size", "cutout", "seed"), ("in_channels", "blocks", "classes")
 EVALUATION = ("images", "long_images", "batch")
 
 
@@ -84,6 +88,9 @@ PLACES: dict[str, tuple[Callable[[Any], Any], int]] = {
     "channels of a UNet": (lambda n: replace(SMALL, channels=(4, n)), 8),
     "attention_levels of a UNet": (lambda n: replace(SMALL, attention_levels=(n,)), 1),
     **{f"{name} of a recipe": (lambda n, name=name: replace(RECIPE, **{name: n}), 2) for name in TRAINING},  # type: ignore[misc]
+    **{f"{name} of features": (lambda n, name=name: replace(FEATURES, **{name: n}), 2) for name in FEATURED},  # type: ignore[misc]
+    **{f"{name} of a feature network": (lambda n, name=name: replace(NETWORK, **{name: n}), 2) for name in NETWORKED},  # type: ignore[misc]
+    "widths of a feature network": (lambda n: replace(NETWORK, widths=(4, n)), 8),
     **{f"{name} of an evaluation": (lambda n, name=name: counts_of(name, n), 6) for name in EVALUATION},  # type: ignore[misc]
     "graphs' most": (lambda n: graphs.capture(SAMPLER, smooth, (2, 3), most=n)(seed=0), 2),
 }

@@ -401,6 +401,7 @@ REFUSALS: list[tuple[Callable[[], object], type[Exception], str]] = [
         "learned variance range",
     ),
     (lambda: learn_plan(ddim(), BUNDLE, objective=TEACHER, batches=0), ValueError, "batches"),
+    (lambda: learn_plan(ddim(), BUNDLE, objective=TEACHER, batches=True), TypeError, "batches"),
     (lambda: learn_plan(ddim(), BUNDLE, objective=TEACHER, batch_size=1), ValueError, "batch_size"),
     (lambda: learn_plan(ddim(), BUNDLE, objective=TEACHER, rates=()), ValueError, "rates"),
     (lambda: learn_plan(ddim(), BUNDLE, objective=TEACHER, moves=-1), ValueError, "moves"),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from ddimkit._numbers import integer
 from ddimkit.models.data import DatasetName
 from ddimkit.quality.network import FeatureNetworkConfig
 
@@ -54,6 +55,8 @@ class FeatureRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "cutout", "seed"):
+            object.__setattr__(self, name, integer(getattr(self, name), name))
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}")
 

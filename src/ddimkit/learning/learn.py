@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ddimkit._numbers import integer
 from ddimkit._version import __version__
 from ddimkit.errors import NonFiniteError
 from ddimkit.learning._learner import Drawing, Learner
@@ -89,7 +90,7 @@ def learn_plan(
         a sampler with its table and where the table is from.
 
     Raises:
-        TypeError: a template that is no PlanSampler.
+        TypeError: a template that is no PlanSampler; a number that is no int.
         ValueError: no templates, or templates of different calls; a learned variance range; a setting out of range; a model or an
             objective that torch cannot differentiate; a file of another run.
         NonFiniteError: loss or gradient are no longer finite.
@@ -99,21 +100,24 @@ def learn_plan(
     """
     templates = [template] if isinstance(template, PlanSampler) else list(template)
     _check_templates(templates)
-    settings: dict[str, Any] = {
+    numbers = {
         "batches": batches,
         "batch_size": batch_size,
         "accumulate": accumulate,
-        "rates": [float(rate) for rate in rates],
         "moves": moves,
         "choose_images": choose_images,
         "confirm_images": confirm_images,
         "seed": seed,
     }
+    settings: dict[str, Any] = {name: integer(value, name) for name, value in numbers.items()}
+    settings["rates"] = [float(rate) for rate in rates]
     _check_settings(settings)
     where = check_device(device)
-    needed = activation_bytes(bundle, where) * batch_size * templates[0].nfe
+    needed = activation_bytes(bundle, where) * settings["batch_size"] * templates[0].nfe
     recompute = needed > _LARGEST_KEPT if checkpoint == "auto" else bool(checkpoint)
-    drawing = Drawing(bundle, where, _first_seed(seed, "learn"), batch_size, accumulate, recompute)
+    drawing = Drawing(
+        bundle, where, _first_seed(settings["seed"], "learn"), settings["batch_size"], settings["accumulate"], recompute
+    )
     run = _Run(templates, bundle, objective, drawing, settings, None if path is None else Path(path), minutes)
     return run.finish(progress)
 

@@ -14,6 +14,7 @@ from einops import reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddimkit._numbers import integer
 from ddimkit.errors import WeightsError
 from ddimkit.quality.features import Extractor
 from ddimkit.weights._tensorfile import read_tensors, write_tensors
@@ -52,7 +53,9 @@ class FeatureNetworkConfig:
     pooled: Literal["last", "all"] = "last"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(self.widths))
+        for name in ("in_channels", "blocks", "classes"):
+            object.__setattr__(self, name, integer(getattr(self, name), name))
+        object.__setattr__(self, "widths", tuple(integer(width, "widths") for width in self.widths))
         if self.family not in get_args(Family):
             raise ValueError(f"family must be one of {', '.join(get_args(Family))}, got {self.family!r}")
         if self.pooled not in ("last", "all"):

@@ -53,10 +53,12 @@ class Closing:
 
     @property
     def images_needed(self) -> int | None:
-        """Images that would tell if the figure stays, as intervals narrow with their root; None where the figure falls short."""
+        """Images that would tell if the figure stays, as intervals narrow with their root; None where no number of images would."""
         if self.known or self.lead.value <= 0 or self.row.quality is None:
             return None
-        return math.ceil(self.row.quality.count * (self.lead.margin / self.lead.value) ** 2)
+        ratio = self.lead.margin / self.lead.value
+        needed = self.row.quality.count * ratio * ratio
+        return math.ceil(needed) if math.isfinite(needed) else None
 
 
 @dataclass(frozen=True, eq=False)
