@@ -113,8 +113,8 @@ def main() -> None:
         print(
             path,
             table.reason,
-            table.origin.judged[-1]["quality"]["kernel"],
-            table.origin.judged[-1]["quality"]["frechet"],
+            table.origin.evaluations[-1]["quality"]["kernel"],
+            table.origin.evaluations[-1]["quality"]["frechet"],
             flush=True,
         )
 

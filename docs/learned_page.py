@@ -21,7 +21,7 @@ def page(model: str) -> str:
 
 
 def _row(table: LearnedSampler) -> str:
-    quality, template = table.origin.judged[-1]["quality"], table.origin.template
+    quality, template = table.origin.evaluations[-1]["quality"], table.origin.template
     settings = template["settings"]
     begun = f"{template['sampler'].rpartition('.')[2].removesuffix('Sampler')} of order {settings['order']}"
     cells = [

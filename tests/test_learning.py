@@ -532,8 +532,8 @@ def test_a_table_is_evaluated_by_others_only(learned: LearnedSampler) -> None:
     toys = ModelBundle(lambda x, t: 0.5 * x, LINEAR, sample_shape=SHAPE, prediction="v")
     once = evaluate_table(learned, toys, evaluator, range(40))
     twice = evaluate_table(once, toys, evaluator, range(100, 140))
-    assert [len(each.origin.judged) for each in (learned, once, twice)] == [0, 1, 2]
-    assert twice.origin.judged[0]["extractor"] == "quarters"
+    assert [len(each.origin.evaluations) for each in (learned, once, twice)] == [0, 1, 2]
+    assert twice.origin.evaluations[0]["extractor"] == "quarters"
     assert once == learned
     with pytest.raises(ValueError, match="meet those of learning"):
         evaluate_table(learned, toys, evaluator, range(10**9 + 5, 10**9 + 45))
@@ -585,7 +585,7 @@ def test_shipped_tables_gained_and_say_what_with(path: Path) -> None:
     assert table.schedule.is_same(mnist.schedule)
     assert (table.prediction, table.clip) == (mnist.prediction, mnist.clip)
     assert table.origin.objective["extractor"]["sha256"] == load_extractor("mnist").sha256
-    assert table.origin.judged[-1]["sha256"] == load_evaluator("mnist").extractor.sha256
+    assert table.origin.evaluations[-1]["sha256"] == load_evaluator("mnist").extractor.sha256
     assert path.stat().st_size < 10_000
 
 

@@ -34,8 +34,8 @@ _SPAN = 10**9
 _PARTS = {"learn": 1, "choose": 2, "confirm": 3}
 _LARGEST_KEPT = 2 * 2**30
 _SAVE_SECONDS = 60.0
-_LOOKS = 8
-"""How often a run is looked at, with the data that choose."""
+_EVALUATIONS = 8
+"""How often the table of a run is evaluated with the data that choose."""
 
 
 def learn_plan(
@@ -181,10 +181,10 @@ class _Run:
         return self.spent + time.monotonic() - self.began
 
     def _advance(self, i: int) -> None:
-        """One batch of a learner, and what is due after it: a look, a move of the timesteps, a file."""
+        """One batch of a learner, and what is due after it: an evaluation, a move of the timesteps, a file."""
         learner, batches = self.learners[i], self.settings["batches"]
         if not learner.done:
-            self._look(learner)
+            self._evaluate(learner)
         try:
             learner.learn(self.objective, self.drawing)
         except FloatingPointError as error:
@@ -193,12 +193,12 @@ class _Run:
             first = self.drawing.first_seed
             seeds = range(first + _SPAN // 2, first + _SPAN // 2 + 4 * self.drawing.batch_size)
             self.learners[i] = learner = learner.move_timesteps(self.objective, self.drawing, seeds)
-        if learner.done == batches or learner.done % max(1, batches // _LOOKS) == 0:
-            self._look(learner)
+        if learner.done == batches or learner.done % max(1, batches // _EVALUATIONS) == 0:
+            self._evaluate(learner)
         if time.monotonic() - self.saved > _SAVE_SECONDS:
             self._save()
 
-    def _look(self, learner: Learner) -> None:
+    def _evaluate(self, learner: Learner) -> None:
         """The objective of a learner on the data that choose."""
         plan = learner.plan
         value = self._estimate(plan, "choose", self.settings["choose_images"]).value
@@ -216,9 +216,9 @@ class _Run:
 
     def _confirm(self) -> LearnedSampler:
         """The best table where it is known to be better than the best template, else that template's."""
-        looked = [learner for learner in self.learners if learner.curve] or [self.learners[0]]
-        best = min(looked, key=lambda learner: learner.best[0])
-        start = min(looked, key=lambda learner: learner.curve[0][1] if learner.curve else math.inf)
+        evaluated = [learner for learner in self.learners if learner.curve] or [self.learners[0]]
+        best = min(evaluated, key=lambda learner: learner.best[0])
+        start = min(evaluated, key=lambda learner: learner.curve[0][1] if learner.curve else math.inf)
         template = self.templates[self.learners.index(start) // len(self.settings["rates"])]
         count, plan, own = self.settings["confirm_images"], best.best[1], template.plan()
         before, after = self._estimate(own, "confirm", count), self._estimate(plan, "confirm", count)

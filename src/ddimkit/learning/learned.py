@@ -32,7 +32,7 @@ class Origin:
         settings: of learning: batches, rates, seeds of each job, seconds.
         model: name and hash of the weights that it was learned for.
         versions: of ddimkit, torch and numpy.
-        judged: metrics by networks and images that learning never saw, one entry for each time that anybody looked.
+        evaluations: metrics by networks and images that learning never saw, one entry for each evaluation.
     """
 
     gained: bool
@@ -44,7 +44,7 @@ class Origin:
     settings: Mapping[str, Any]
     model: Mapping[str, Any]
     versions: Mapping[str, str]
-    judged: tuple[Mapping[str, Any], ...] = ()
+    evaluations: tuple[Mapping[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -56,7 +56,7 @@ class Origin:
         """Read what :meth:`to_dict` gave."""
         low, high = saved["gain"]
         curve = tuple((int(done), float(value)) for done, value in saved["curve"])
-        changed: dict[str, Any] = {**saved, "gain": (low, high), "curve": curve, "judged": tuple(saved["judged"])}
+        changed: dict[str, Any] = {**saved, "gain": (low, high), "curve": curve, "evaluations": tuple(saved["evaluations"])}
         return cls(**changed)
 
 

@@ -78,7 +78,7 @@ def evaluate_table(
     batch_size: int = 250,
     device: torch.device | str = "cpu",
 ) -> LearnedSampler:
-    """The table with its metrics by an evaluator that learning never saw, added to ``origin.judged``: one entry for each look.
+    """The table with its metrics by an evaluator that learning never saw, one more entry of ``origin.evaluations``.
 
     Args:
         table: what to evaluate.
@@ -103,13 +103,13 @@ def evaluate_table(
     shape = len(seeds), *bundle.sample_shape
     images = table.sample(bundle.model, shape, seed=seeds, batch_size=batch_size, device=device)
     quality = evaluator.evaluate(images, seeds)
-    look = {
+    found = {
         "extractor": label.extractor,
         "sha256": label.extractor_sha256,
         "reference": label.reference,
         "quality": quality.to_dict(),
     }
-    return replace(table, origin=replace(table.origin, judged=(*table.origin.judged, look)))
+    return replace(table, origin=replace(table.origin, evaluations=(*table.origin.evaluations, found)))
 
 
 def _holds(plain: Any, value: str) -> bool:
