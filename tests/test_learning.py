@@ -42,6 +42,7 @@ from ddimkit.learning import (
 )
 from ddimkit.learning._learner import Drawing, Learner
 from ddimkit.learning._memory import activation_bytes
+from ddimkit.learning._run import LearningRun, rungs
 from ddimkit.learning._table import Corrections, walk_rows
 from ddimkit.learning.kernel import Part
 from ddimkit.loop import Run, prepare
@@ -272,7 +273,105 @@ def test_what_choosing_liked_and_confirming_did_not_is_not_returned() -> None:
     assert learned.plan() == ddim(3).plan()
 
 
-@pytest.mark.parametrize("fail_at", [1, 5, 11])
+@dataclass
+class Interrupted:
+    """An objective that is interrupted at one of its calls, of any kind."""
+
+    stop_at: int
+    calls: int = 0
+
+    def _count(self) -> None:
+        self.calls += 1
+        if self.calls == self.stop_at:
+            raise KeyboardInterrupt
+
+    def loss(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        self._count()
+        return TEACHER.loss(images, seeds)
+
+    def estimate(self, images: Tensor, seeds: Sequence[int], part: Part) -> Estimate:
+        self._count()
+        return TEACHER.estimate(images, seeds, part)
+
+    def to_dict(self) -> dict[str, Any]:
+        return TEACHER.to_dict()
+
+
+@pytest.mark.parametrize("rates", [(0.03,), (0.02, 0.05, 0.01)], ids=str)
+def test_a_run_interrupted_anywhere_goes_on_bit_for_bit(tmp_path: Path, rates: tuple[float, ...]) -> None:
+    """In a batch, an evaluation, a move of the timesteps, and while confirming."""
+    keywords = {**QUICK, "batches": 6, "batch_size": 8, "choose_images": 8, "confirm_images": 8, "rates": rates}
+    whole, counted = learn_plan(ddim(3), BUNDLE, objective=TEACHER, **keywords), Interrupted(-1)
+    learn_plan(ddim(3), BUNDLE, objective=counted, **keywords)
+    assert counted.calls > 30
+    for stop_at in range(1, counted.calls + 1, 1 if len(rates) == 1 else 5):
+        path = tmp_path / f"{stop_at}"
+        with pytest.raises(KeyboardInterrupt):
+            learn_plan(ddim(3), BUNDLE, objective=Interrupted(stop_at), path=path, **keywords)
+        resumed = learn_plan(ddim(3), BUNDLE, objective=TEACHER, path=path, **keywords)
+        assert resumed.plan() == whole.plan(), stop_at
+        assert resumed.origin.curve == whole.origin.curve, stop_at
+
+
+@pytest.mark.parametrize(
+    ("learners", "batches", "expected"),
+    [
+        (1, 12, [(1, 12)]),
+        (2, 12, [(2, 6), (1, 12)]),
+        (3, 12, [(3, 3), (2, 6), (1, 12)]),
+        (5, 80, [(5, 10), (3, 20), (2, 40), (1, 80)]),
+        (9, 160, [(9, 10), (5, 20), (3, 40), (2, 80), (1, 160)]),
+    ],
+)
+def test_the_worse_half_is_left_out(learners: int, batches: int, expected: list[tuple[int, int]]) -> None:
+    assert rungs(learners, batches) == expected
+
+
+def test_of_nine_rates_the_best_is_found() -> None:
+    rates = (0.0,) * 8 + (0.03,)
+    learned = learn_plan(ddim(3), BUNDLE, objective=TEACHER, moves=0, **{**QUICK, "batches": 32, "rates": rates})
+    assert learned.origin.settings["rate"] == 0.03
+    assert learned.origin.curve[-1][0] == 32
+
+
+def test_a_rate_whose_loss_is_not_finite_is_left_out() -> None:
+    @dataclass
+    class Brittle(Flattering):
+        def loss(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+            return TEACHER.loss(images, seeds) * (float("nan") if images.detach().abs().max() > 1e4 else 1.0)
+
+        def estimate(self, images: Tensor, seeds: Sequence[int], part: Part) -> Estimate:
+            return TEACHER.estimate(images.clamp(-1e3, 1e3), seeds, part)
+
+    learned = learn_plan(ddim(3), BUNDLE, objective=Brittle(), **{**QUICK, "rates": (1e6, 0.02)})
+    assert learned.origin.settings["rate"] == 0.02
+    with pytest.raises(NonFiniteError, match="smaller learning rate"):
+        learn_plan(ddim(3), BUNDLE, objective=Brittle(), **{**QUICK, "rates": (1e6,)})
+
+
+def test_time_that_is_over_loses_no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(range(10**6))
+    monkeypatch.setattr(LearningRun, "_seconds", lambda _: float(next(seconds)))
+    learned = learn_plan(ddim(3), BUNDLE, objective=TEACHER, minutes=0.5, **{**QUICK, "batches": 100})
+    done = learned.origin.curve[-1][0]
+    assert 0 < done < 100
+    assert done % 12
+
+
+def test_the_origin_tells_what_was_learned_from_and_what_compared_with() -> None:
+    quick = BUNDLE.sampler(DPMSolverPPSampler, steps=3, order=2)
+    slow = ddim(3)
+    learned = learn_plan([slow, quick], BUNDLE, objective=TEACHER, moves=0, **{**QUICK, "rates": (0.03,)})
+    errors = {
+        each: TEACHER.estimate(each.sample(BUNDLE.model, (400, 3), seed=range(400)), range(400), "choose").value
+        for each in (slow, quick)
+    }
+    best = min(errors, key=lambda each: errors[each])
+    assert learned.origin.compared_with == best.record()
+    assert learned.origin.template in (slow.record(), quick.record())
+
+
+@pytest.mark.parametrize("fail_at", [5])
 def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, fail_at: int) -> None:
     templates, keywords = [ddim(3), BUNDLE.sampler(DPMSolverPPSampler, steps=3)], {**QUICK, "rates": (0.02, 0.05)}
     whole = learn_plan(templates, BUNDLE, objective=TEACHER, **keywords)
@@ -360,6 +459,15 @@ def test_another_schedule_is_refused(learned: LearnedSampler, tmp_path: Path) ->
         LearnedSampler.load(tmp_path / "table.json", schedule=NoiseSchedule.cosine(1000))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("plan", []), ("plan", None), ("clip", [2.0, 1.0]), ("clip", "on"), ("prediction", "noise"), ("origin", 3)]
+)
+def test_files_with_a_wrong_value_are_refused(learned: LearnedSampler, tmp_path: Path, name: str, value: object) -> None:
+    (tmp_path / "table.json").write_text(json.dumps({**learned.to_dict(), name: value}))
+    with pytest.raises(WeightsError, match="no learned table"):
+        LearnedSampler.load(tmp_path / "table.json")
+
+
 def test_a_schedule_without_a_name_must_be_given(tmp_path: Path) -> None:
     schedule = NoiseSchedule.from_alpha_bars(LINEAR.alpha_bars)
     bundle = ModelBundle(GaussianDenoiser(schedule, MEAN, SPECTRUM), schedule, sample_shape=(3,), prediction="x0")
@@ -390,11 +498,63 @@ def not_finite(x: Tensor, t: Tensor) -> Tensor:
     return output * float("nan") if int(t[0]) == 499 else output
 
 
+LINE = torch.nn.Linear(3, 3)
+
+
+def cut_off(x: Tensor, t: Tensor) -> Tensor:
+    """Depends on parameters through autograd, but not on x."""
+    found: Tensor = LINE(x.detach())
+    return found
+
+
+class Unnamed(Flattering):
+    def to_dict(self) -> dict[str, Any]:
+        return {"objective": object()}
+
+
+class Uncertain(Flattering):
+    def estimate(self, images: Tensor, seeds: Sequence[int], part: Part) -> Estimate:
+        return Estimate(1.0, 0.5, 1.5)
+
+
+class Many(Flattering):
+    def loss(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        return images.square().mean(dim=1)
+
+
 REFUSALS: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: learn_plan([], BUNDLE, objective=TEACHER), ValueError, "needs a template"),
     (lambda: learn_plan([ddim(2), ddim(3)], BUNDLE, objective=TEACHER), ValueError, "equal calls"),
     (lambda: learn_plan([ddim(2), ddim(2, clip=(-1, 1))], BUNDLE, objective=TEACHER), ValueError, "one clip"),
     (lambda: learn_plan(["ddim"], BUNDLE, objective=TEACHER), TypeError, "PlanSampler"),  # type: ignore[list-item]
+    (lambda: learn_plan(DDIMSampler, BUNDLE, objective=TEACHER), TypeError, "must be a PlanSampler"),  # type: ignore[arg-type]
+    (lambda: learn_plan(DDIMSampler(LINEAR, steps=3), BUNDLE, objective=TEACHER), ValueError, "schedule and prediction"),
+    (
+        lambda: learn_plan(DDIMSampler(NoiseSchedule.cosine(1000), steps=3, prediction="v"), BUNDLE, objective=TEACHER),
+        ValueError,
+        "must have the model's schedule",
+    ),
+    (lambda: learn_plan(ddim(), BUNDLE, objective=TEACHER, rates=0.02), TypeError, "rates must be a sequence"),  # type: ignore[arg-type]
+    (lambda: learn_plan(ddim(), BUNDLE, objective=TEACHER, rates=(float("nan"),)), ValueError, "finite learning rates"),
+    (lambda: learn_plan(ddim(), BUNDLE, objective=TEACHER, minutes=-1.0), ValueError, "minutes must be"),
+    (lambda: learn_plan(ddim(), BUNDLE, objective=TEACHER, minutes=float("nan")), ValueError, "got nan"),
+    (lambda: learn_plan(ddim(), BUNDLE, objective=TEACHER, checkpoint="never"), ValueError, "checkpoint must"),  # type: ignore[arg-type]
+    (lambda: learn_plan(ddim(), BUNDLE, objective=abs), TypeError, "has no loss, estimate, to_dict"),  # type: ignore[arg-type]
+    (lambda: learn_plan(ddim(), BUNDLE, objective=Unnamed()), TypeError, "plain JSON values"),
+    (lambda: learn_plan(ddim(), BUNDLE, objective=Uncertain(), **QUICK), ValueError, "no influences"),
+    (lambda: learn_plan(ddim(), BUNDLE, objective=Many(), **QUICK), ValueError, "one number of shape"),
+    (
+        lambda: learn_plan(ddim(), ModelBundle(cut_off, LINEAR, sample_shape=(3,), prediction="v"), objective=TEACHER),
+        ValueError,
+        "does not depend on x",
+    ),
+    (
+        lambda: learn_plan(
+            ddim(), ModelBundle(torch.nn.Dropout(0.5).train(), LINEAR, sample_shape=(3,), prediction="v"), objective=TEACHER
+        ),
+        ValueError,
+        "train mode",
+    ),
     (
         lambda: learn_plan(BUNDLE.sampler(DDPMSampler, steps=3, variance="learned_range"), BUNDLE, objective=TEACHER),
         ValueError,
@@ -420,6 +580,12 @@ REFUSALS: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: TeacherObjective(BUNDLE, ddim(5), batch=0), ValueError, "batch"),
     (lambda: SumObjective(()), ValueError, "needs objectives"),
     (lambda: SumObjective((TEACHER,), (1.0, 2.0)), ValueError, "a weight for each"),
+    (
+        lambda: SumObjective((KernelObjective(REAL, SMOOTH), KernelObjective(REAL[:600], SMOOTH))),
+        ValueError,
+        "must have the same real images",
+    ),
+    (lambda: learn_plan(ddim(), BUNDLE, objective=SumObjective((TEACHER, Uncertain())), **QUICK), ValueError, "with influences"),
 ]
 
 
@@ -445,14 +611,36 @@ def features_of(images: Tensor) -> Tensor:
 
 
 SMOOTH = Extractor(features_of, "smooth", "abc", rounding="none")
-REAL = torch.randn(800, 1, 2, 2, generator=torch.Generator().manual_seed(5)).clamp(-1, 1)
+REAL = (0.4 * torch.randn(800, 1, 2, 2, generator=torch.Generator().manual_seed(5))).clamp(-1, 1)
+
+
+def test_no_image_is_in_two_parts_and_their_order_does_not_matter_much() -> None:
+    with pytest.raises(ValueError, match="400 different real images, got 200"):
+        KernelObjective(REAL[:200].repeat(4, 1, 1, 1), SMOOTH)
+    twice = KernelObjective(torch.cat((REAL, REAL[:100])), SMOOTH)
+    assert sum(twice.to_dict()["images"][part] for part in ("learn", "choose", "confirm")) == len(REAL)
+    ordered = KernelObjective(REAL[REAL.mean(dim=(1, 2, 3)).argsort()], SMOOTH)
+    images = REAL[:100]
+    loss, chosen = float(ordered.loss(images, range(100))), ordered.estimate(images, range(100), "choose")
+    assert abs(loss - chosen.value) < 10 * chosen.margin
+    assert ordered.shared_images(REAL[:300]) == 300
+    assert ordered.shared_images(REAL[:300].neg() * 0.37) < 5
+    assert ordered.to_dict()["images"]["sha256"] != twice.to_dict()["images"]["sha256"]
+
+
+def test_features_that_are_nearly_constant_count_nothing() -> None:
+    nearly = Extractor(lambda x: torch.cat((features_of(x), 1 + 1e-7 * x.flatten(1)), dim=1), "nearly", "abc", rounding="none")
+    images = REAL[:64] + 0.3
+    widths = 8 / 12  # the kernel divides by the number of features
+    found = KernelObjective(REAL, nearly).loss(images, range(64))
+    assert float(found) < 10 * float(KernelObjective(REAL, SMOOTH).loss(images, range(64))) / widths
 
 
 @pytest.mark.parametrize("rounding", ["none", "uint8"])
 def test_the_kernel_loss_is_the_unbiased_distance_of_standardised_features(rounding: Any) -> None:
     extractor = Extractor(features_of, "smooth", "abc", rounding=rounding)
     objective = KernelObjective(REAL, extractor)
-    real = extractor(REAL)
+    real = extractor(REAL)[np.random.default_rng(0).permutation(800)]
     mean, spread = real[:400].mean(axis=0), real[:400].std(axis=0)
 
     def distance(images: Tensor, part: slice) -> float:
@@ -467,7 +655,8 @@ def test_the_kernel_loss_is_the_unbiased_distance_of_standardised_features(round
     assert chosen.value == pytest.approx(distance(images, slice(400, 600)), rel=1e-4, abs=1e-6)
     confirmed = objective.estimate(images.detach(), range(60), "confirm")
     assert confirmed.value == pytest.approx(distance(images, slice(600, 800)), rel=1e-4, abs=1e-6)
-    assert objective.to_dict()["images"] == {"name": "real images", "learn": 400, "choose": 200, "confirm": 200}
+    counts = {"name": "real images", "learn": 400, "choose": 200, "confirm": 200}
+    assert counts.items() <= objective.to_dict()["images"].items()
 
 
 def test_the_gradient_of_rounded_pixels_is_that_of_the_pixels_themselves() -> None:
@@ -475,7 +664,7 @@ def test_the_gradient_of_rounded_pixels_is_that_of_the_pixels_themselves() -> No
     whole = KernelObjective(rounded.images, SMOOTH)
     images = (0.5 * torch.randn(64, 1, 2, 2, generator=torch.Generator().manual_seed(7))).clamp(-0.95, 0.95).requires_grad_()
     ours, theirs = (torch.autograd.grad(each.loss(images, range(64)), images)[0] for each in (rounded, whole))
-    assert torch.allclose(ours, theirs, atol=0.02 * float(theirs.abs().max()))
+    assert torch.allclose(ours, theirs, atol=0.03 * float(theirs.abs().max()))
 
 
 @pytest.mark.parametrize(
@@ -535,8 +724,15 @@ def test_a_table_is_evaluated_by_others_only(learned: LearnedSampler) -> None:
     assert [len(each.origin.evaluations) for each in (learned, once, twice)] == [0, 1, 2]
     assert twice.origin.evaluations[0]["extractor"] == "quarters"
     assert once == learned
-    with pytest.raises(ValueError, match="meet those of learning"):
-        evaluate_table(learned, toys, evaluator, range(10**9 + 5, 10**9 + 45))
+    for seeds in (range(10**9 + 5, 10**9 + 45), [*range(20), *range(10**9, 10**9 + 19), 10**12]):
+        with pytest.raises(ValueError, match="one of those of learning"):
+            evaluate_table(learned, toys, evaluator, seeds)
+    evaluate_table(learned, toys, evaluator, range(8_500_000_000, 8_500_000_040))
+    with pytest.raises(TypeError, match="sequence of one seed"):
+        evaluate_table(learned, toys, evaluator, 7)  # type: ignore[arg-type]
+    other = replace(learned, origin=replace(learned.origin, model={"name": "gauss", "sha256": "abc"}))
+    with pytest.raises(ValueError, match="give that model"):
+        evaluate_table(other, toys, evaluator, range(40))
     objective = {"extractor": {"sha256": evaluator.extractor.sha256}, "images": {"name": "other"}}
     with pytest.raises(ValueError, match="learned with: evaluate with another"):
         evaluate_table(replace(learned, origin=replace(learned.origin, objective=objective)), toys, evaluator, range(40))

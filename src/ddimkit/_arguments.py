@@ -114,6 +114,11 @@ def _device(arguments: Arguments, model: object) -> torch.device:
         return check_device(arguments.device)
     if arguments.x_T is not None:
         return arguments.x_T.device
+    return model_device(model)
+
+
+def model_device(model: object) -> torch.device:
+    """The device of a model's first parameter, else the CPU."""
     module = module_of(model)
     parameter = next(module.parameters(), None) if module is not None else None
     return torch.device("cpu") if parameter is None else parameter.device

@@ -90,7 +90,7 @@ def _extractor(model: str, path: Path | None, device: str) -> Extractor:
 
 
 def _images(bundle: ModelBundle, data: Path) -> NDArray[np.uint8]:
-    """Real images (N, C, H, W), bytes, in a fixed random order."""
+    """Real images (N, C, H, W), bytes."""
     if data.suffix == ".npy":
         images: NDArray[Any] = np.load(data, allow_pickle=False)
         if images.dtype != np.uint8 or images.shape[1:] != bundle.sample_shape:
@@ -99,4 +99,4 @@ def _images(bundle: ModelBundle, data: Path) -> NDArray[np.uint8]:
         images, _ = load_images("cifar10" if bundle.name == "cifar10" else "mnist", data)
     else:
         raise ValueError(f"--data of the model {bundle.name!r} must be a .npy file of bytes (N, C, H, W), got {data}")
-    return images[np.random.default_rng(0).permutation(len(images))]
+    return images

@@ -22,6 +22,7 @@ __all__ = ["Drawing", "Learner"]
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.99, 1e-12
 _AVERAGE = 0.9
+_TENSORS = ("theta", "average", "first", "second")
 _LONGEST = 5.0
 """Largest change of a number in one batch, in learning rates."""
 
@@ -73,6 +74,7 @@ class Learner:
         self.theta, self.average, self.first, self.second = (zeros.clone() for _ in range(4))
         self.done, self.moves = 0, 0
         self.curve: list[tuple[int, float]] = []
+        self.failed = ""
         self.best: tuple[float, Plan] = (math.inf, self.corrections.corrected(zeros))
 
     @property
@@ -105,8 +107,11 @@ class Learner:
         with torch.enable_grad():
             images = walk_rows(self.corrections.rows(theta, run.x), run, recompute=drawing.recompute)
             loss = objective.loss(images, seeds)
-            if not loss.requires_grad:
-                raise ValueError("the objective's loss does not depend on the images in a way that torch can differentiate")
+            if not loss.requires_grad or loss.ndim:
+                raise ValueError(
+                    "the objective's loss must be one number of shape () that torch can differentiate, got shape "
+                    f"{tuple(loss.shape)}, {'differentiable' if loss.requires_grad else 'not differentiable'}"
+                )
             (gradient,) = torch.autograd.grad(loss, theta)
         return float(loss.detach()), gradient
 
@@ -124,30 +129,36 @@ class Learner:
         self.theta -= rate * step.clamp(-_LONGEST, _LONGEST)
         self.average.lerp_(self.theta, 1 - min(_AVERAGE, self.done / (self.done + 9)))
 
-    def moved(self, timesteps: Sequence[int]) -> "Learner":
-        """This learner with the template's timesteps moved and all corrections kept."""
-        template = replace(self.corrections.template, steps=None, timesteps=tuple(timesteps))
-        other = Learner(template, self.rate, self.batches)
-        for name in ("theta", "average", "first", "second", "done", "moves", "curve", "best"):
-            setattr(other, name, getattr(self, name))
+    def copy(self, template: PlanSampler | None = None) -> "Learner":
+        """A learner of its own in the same state; ``template`` replaces the one that its corrections are added to."""
+        other = Learner(template or self.corrections.template, self.rate, self.batches)
+        for name in _TENSORS:
+            setattr(other, name, getattr(self, name).clone())
+        other.done, other.moves, other.failed = self.done, self.moves, self.failed
+        other.curve, other.best = [*self.curve], self.best
         return other
 
+    def moved(self, timesteps: Sequence[int]) -> "Learner":
+        """A copy with the template's timesteps moved and all corrections kept."""
+        return self.copy(replace(self.corrections.template, steps=None, timesteps=tuple(timesteps)))
+
     def loss_of(self, objective: LearningObjective, drawing: Drawing, seeds: Sequence[int]) -> float:
-        """The objective of the averaged corrections on some seeds, by the data of learning."""
+        """The objective of the averaged corrections on some seeds, by the data of learning; drawn a batch at a time."""
         with torch.no_grad():
-            run = drawing.run(self._coefficients, seeds)
-            images = walk_rows(self.corrections.rows(self.average, run.x), run, recompute=False)
-            return float(objective.loss(images, seeds))
+            runs = [drawing.run(self._coefficients, part) for part in _parts(seeds, drawing.batch_size)]
+            drawn = [walk_rows(self.corrections.rows(self.average, run.x), run, recompute=False) for run in runs]
+            return float(objective.loss(torch.cat(drawn), seeds))
 
     def move_timesteps(self, objective: LearningObjective, drawing: Drawing, seeds: Sequence[int]) -> "Learner":
-        """The learner with each timestep moved where that makes the objective smaller on some seeds, by whole steps.
+        """A copy with each timestep moved where that makes the objective smaller on some seeds, by whole steps.
 
         A bare table has no formula for other timesteps and keeps its own.
         """
-        self.moves += 1
+        best = self.copy()
+        best.moves += 1
         if isinstance(self.corrections.template, BarePlanSampler):
-            return self
-        best, least, count = self, self.loss_of(objective, drawing, seeds), len(self.corrections.template.timesteps)
+            return best
+        least, count = best.loss_of(objective, drawing, seeds), len(self.corrections.template.timesteps)
         size = max(1, self.corrections.template.schedule.num_timesteps // (8 * count))
         for reach in (size, max(1, size // 3)):
             for position in range(count):
@@ -170,12 +181,13 @@ class Learner:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain JSON values from which :meth:`restore` goes on, bit for bit."""
-        tensors = {name: getattr(self, name) for name in ("theta", "average", "first", "second")}
+        tensors = {name: getattr(self, name) for name in _TENSORS}
         value, plan = self.best
         plain = {
             "timesteps": list(self.corrections.template.timesteps),
             "done": self.done,
             "moves": self.moves,
+            "failed": self.failed,
             "curve": self.curve,
             "best": None if math.isinf(value) else [value, plan.to_dict()],
         }
@@ -183,11 +195,16 @@ class Learner:
 
     def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> "Learner":
         """The learner as it was when :meth:`state` was taken; this one has the same template, rate and number of batches."""
-        other = self.moved(plain["timesteps"])
+        template = self.corrections.template
+        other = self.copy() if list(template.timesteps) == plain["timesteps"] else self.moved(plain["timesteps"])
         for name, value in tensors.items():
             setattr(other, name, value.clone())
-        other.done, other.moves = plain["done"], plain["moves"]
+        other.done, other.moves, other.failed = plain["done"], plain["moves"], plain["failed"]
         other.curve = [(int(done), float(value)) for done, value in plain["curve"]]
         if plain["best"] is not None:
             other.best = float(plain["best"][0]), Plan.from_dict(plain["best"][1])
         return other
+
+
+def _parts(seeds: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [seeds[first : first + size] for first in range(0, len(seeds), size)]

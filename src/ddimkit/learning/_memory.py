@@ -29,9 +29,15 @@ def _kept(bundle: ModelBundle, device: torch.device, samples: int) -> int:
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         x = torch.zeros((samples, *bundle.sample_shape), device=device, requires_grad=True) * 1.0
         output = ask(bundle.model, x, torch.zeros(samples, dtype=torch.int64, device=device))
-    if not isinstance(output, Tensor) or not output.requires_grad:
+    kept = sum(storages.values())
+    if not isinstance(output, Tensor) or not _depends(output, x):
         raise ValueError(
             "torch cannot differentiate the model: its output does not depend on x through autograd. Learning needs a model that "
             "runs neither under no_grad nor in inference_mode"
         )
-    return sum(storages.values())
+    return kept
+
+
+def _depends(output: Tensor, x: Tensor) -> bool:
+    """Whether autograd leads from the output to x itself, and not to the parameters alone."""
+    return output.requires_grad and torch.autograd.grad(output.sum(), x, allow_unused=True)[0] is not None

@@ -93,7 +93,8 @@ def walk_rows(rows: Sequence[Row], run: Run, *, recompute: bool) -> Tensor:
 
     for k, row in enumerate(rows):
         times = torch.full((len(x),), plan.t[k], dtype=torch.int64, device=x.device)
-        output = checkpoint(call, x, times, use_reentrant=False, preserve_rng_state=False) if recompute else call(x, times)
+        with torch.set_grad_enabled(x.requires_grad):  # the first x depends on no number of the table
+            output = checkpoint(call, x, times, use_reentrant=False, preserve_rng_state=False) if recompute else call(x, times)
         noise = run.source(k, x) if plan.c[k] else None
         x, x0 = advance(row, x, output, noise, history, run.coefficients, True)
         assert x0 is not None

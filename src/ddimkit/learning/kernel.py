@@ -23,6 +23,7 @@ Part = Literal["choose", "confirm"]
 """Which of the real images that nothing is learned with an estimate rests on."""
 
 _FEWEST = 400
+_SMALLEST = 1e-3
 _SHARES = {"learn": (0.0, 0.5), "choose": (0.5, 0.75), "confirm": (0.75, 1.0)}
 
 
@@ -42,7 +43,7 @@ class KernelObjective:
 
     Args:
         images: (N, C, H, W) real images that the model may have been trained on, floating point in [−1, 1] or unsigned bytes; at
-            least 400, in random order.
+            least 400 different ones. They are put in a fixed random order, each once.
         extractor: images to features, differentiable by torch; another one than that which evaluates the tables afterwards.
         name: what results call the images.
 
@@ -57,24 +58,37 @@ class KernelObjective:
     name: str = "real images"
 
     def __post_init__(self) -> None:
-        if len(self.images) < _FEWEST:
-            raise ValueError(f"a kernel objective needs at least {_FEWEST} real images, got {len(self.images)}")
+        if len(self._order) < _FEWEST:
+            raise ValueError(f"a kernel objective needs at least {_FEWEST} different real images, got {len(self._order)}")
+
+    @cached_property
+    def _hashes(self) -> list[bytes]:
+        """A hash of each image as bytes."""
+        return _hashed(self.images)
+
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
+        """The places of the images, those that stand there twice left out, in a fixed random order."""
+        first = {found: place for place, found in reversed(list(enumerate(self._hashes)))}
+        return np.random.default_rng(0).permutation(sorted(first.values()))
 
     @cached_property
     def _parts(self) -> dict[str, FloatArray]:
         """The real images' features as the extractor gives them, by what they are for."""
-        features = self.extractor(self.images)
+        features = self.extractor(self.images)[self._order]
         count = len(features)
         return {part: features[int(low * count) : int(high * count)] for part, (low, high) in _SHARES.items()}
 
     @cached_property
     def _scale(self) -> tuple[FloatArray, FloatArray]:
-        """Mean (d,) and standard deviation (d,) of the features that are learned with; a constant feature counts nothing."""
+        """Mean (d,) and standard deviation (d,) of the features that are learned with; a nearly constant feature counts nothing."""
         learned = self._parts["learn"]
-        spread = learned.std(axis=0)
+        mean, spread = learned.mean(axis=0), learned.std(axis=0)
         if not spread.any():
             raise ValueError(f"the extractor {self.extractor.name!r} gives the same features for all {len(learned)} real images")
-        return learned.mean(axis=0), np.where(spread > 0, spread, np.inf)
+        # Below this a feature is the rounding of float32, or dead but for a few images, and would decide alone.
+        constant = (spread < _SMALLEST * spread.max()) | (spread < _SMALLEST * np.abs(mean))
+        return mean, np.where(constant, np.inf, spread)
 
     def _standardised(self, features: FloatArray) -> FloatArray:
         mean, spread = self._scale
@@ -93,10 +107,9 @@ class KernelObjective:
         real = _augmented(torch.from_numpy(features).to(self.extractor.device, torch.float32))
         return real, float(Reference.of("learn", features, self.extractor).kernel.within)
 
-    @property
-    def image_hashes(self) -> frozenset[bytes]:
-        """A hash of each real image as bytes, to find images that another job has seen too."""
-        return frozenset(hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest()[:8] for image in _as_bytes(self.images))
+    def shared_images(self, images: Tensor | NDArray[np.uint8]) -> int:
+        """How many of some images (N, C, H, W) this objective has too, compared as bytes."""
+        return len(set(self._hashes) & set(_hashed(images)))
 
     def loss(self, images: Tensor, seeds: Sequence[int]) -> Tensor:  # noqa: ARG002 (of the protocol)
         """The distance of images (B, C, H, W), B at least 2, from the real ones that are learned with; () and differentiable."""
@@ -117,10 +130,11 @@ class KernelObjective:
 
     def to_dict(self) -> dict[str, Any]:
         """What names this objective, as plain JSON values."""
+        digest = hashlib.sha256(b"".join(self._hashes)).hexdigest()
         learned, chosen, confirmed = (len(self._parts[part]) for part in _SHARES)
         return {
             "objective": "kernel distance to real images, features standardised",
-            "images": {"name": self.name, "learn": learned, "choose": chosen, "confirm": confirmed},
+            "images": {"name": self.name, "sha256": digest, "learn": learned, "choose": chosen, "confirm": confirmed},
             "extractor": {"name": self.extractor.name, "sha256": self.extractor.sha256},
         }
 
@@ -128,6 +142,10 @@ class KernelObjective:
 def _augmented(features: Tensor) -> Tensor:
     """(N, d + 1): each row over the root of d, and a 1, so that the kernel is the cube of an inner product."""
     return torch.cat((features / math.sqrt(features.shape[1]), torch.ones_like(features[:, :1])), dim=1)
+
+
+def _hashed(images: Tensor | NDArray[np.uint8]) -> list[bytes]:
+    return [hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest() for image in _as_bytes(images)]
 
 
 def _as_bytes(images: Tensor | NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -4,17 +4,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ddimkit.errors import WeightsError
 from ddimkit.plan import Plan
-from ddimkit.prediction import DynamicThreshold, Prediction
+from ddimkit.prediction import DynamicThreshold, Prediction, check_clip
 from ddimkit.sampling import BarePlanSampler
 from ddimkit.schedule import NoiseSchedule
 
 __all__ = ["LearnedSampler", "Origin"]
 
 _FORMAT, _SCHEMA = "ddimkit-table", 1
+
+SEED_SPAN = 10**9
+"""How many seeds each part of a run of learning has."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Origin:
         gain: that interval, in units of the objective.
         reason: what came of learning, in a sentence.
         curve: (batches done, the objective on the data that choose) along the run that was chosen.
-        template: the record of the sampler that learning began with.
+        template: the record of the sampler that the table was learned from.
+        compared_with: the record of the best template, over which the gain is.
         objective: what names the objective.
         settings: of learning: batches, rates, seeds of each job, seconds.
         model: name and hash of the weights that it was learned for.
@@ -40,6 +44,7 @@ class Origin:
     reason: str
     curve: tuple[tuple[int, float], ...]
     template: Mapping[str, Any]
+    compared_with: Mapping[str, Any]
     objective: Mapping[str, Any]
     settings: Mapping[str, Any]
     model: Mapping[str, Any]
@@ -118,10 +123,11 @@ class LearnedSampler(BarePlanSampler):
                 raise ValueError(f"it is not of format {_FORMAT}, schema {_SCHEMA}")
             plan, origin = Plan.from_dict(saved["plan"]), Origin.from_dict(saved["origin"])
             prediction: Prediction = saved["prediction"]
-            clip = DynamicThreshold(**saved["clip"]) if isinstance(saved["clip"], dict) else saved["clip"]
-            clip = tuple(clip) if isinstance(clip, list) else clip
+            clip = check_clip(DynamicThreshold(**saved["clip"]) if isinstance(saved["clip"], dict) else saved["clip"])
             named = None if saved["schedule"] is None else NoiseSchedule.from_spec(saved["schedule"])
-        except (KeyError, TypeError, ValueError) as error:
+            if prediction not in get_args(Prediction):
+                raise ValueError(f"prediction {prediction!r} is unknown")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{path} is no learned table that this version can read: {error}") from error
         schedule = schedule or named
         if schedule is None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ddimkit.errors import WeightsError
-from ddimkit.learning.learned import LearnedSampler
+from ddimkit.learning.learned import SEED_SPAN, LearnedSampler
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.quality.evaluator import Evaluator
 from ddimkit.quality.features import Extractor
@@ -84,32 +84,41 @@ def evaluate_table(
         table: what to evaluate.
         bundle: the model.
         evaluator: another network than that of the objective, with other real images.
-        seeds: of the images, none of which learning, choosing or confirming used.
+        seeds: one for each image, none of which learning, choosing or confirming used.
         batch_size: images drawn at once.
         device: where the model runs.
 
     Raises:
-        ValueError: the evaluator has the network or the images of the objective, or a seed was used before.
+        TypeError: seeds that are no sequence.
+        ValueError: the evaluator has the network of the objective, or real images of the same name; a seed of learning; a model of
+            other weights than the table was learned for.
+
+    Images that two sets of other names share are found by :meth:`KernelObjective.shared_images`.
     """
     objective, label = table.origin.objective, evaluator.reference.label
     if _holds(objective, label.extractor_sha256):
         raise ValueError(f"the extractor {label.extractor!r} is the one that the table was learned with: evaluate with another")
     if _holds(objective, label.reference):
         raise ValueError(f"the images {label.reference!r} are those that the table was learned with: evaluate with others")
-    settings = table.origin.settings
-    used = [settings["first_seeds"][part] for part in ("learn", "choose", "confirm")]
-    if any(first <= seed < first + min(used) for first in used for seed in (min(seeds), max(seeds))):
-        raise ValueError(f"the seeds {min(seeds)} to {max(seeds)} meet those of learning, from {min(used)} on: take others")
+    known, found = table.origin.model["sha256"], bundle.weights_sha256()
+    if known is not None and known != found:
+        raise ValueError(f"the table was learned for the model of hash {known}, but this one's is {found}: give that model")
+    if not isinstance(seeds, Sequence):
+        raise TypeError(f"seeds must be a sequence of one seed for each image, as in range(2000), got {seeds!r}")
+    used = [range(first, first + SEED_SPAN) for first in table.origin.settings["first_seeds"].values()]
+    before = next((seed for seed in seeds if any(seed in span for span in used)), None)
+    if before is not None:
+        raise ValueError(f"seed {before} is one of those of learning: take seeds outside of {', '.join(map(str, used))}")
     shape = len(seeds), *bundle.sample_shape
     images = table.sample(bundle.model, shape, seed=seeds, batch_size=batch_size, device=device)
     quality = evaluator.evaluate(images, seeds)
-    found = {
+    entry = {
         "extractor": label.extractor,
         "sha256": label.extractor_sha256,
         "reference": label.reference,
         "quality": quality.to_dict(),
     }
-    return replace(table, origin=replace(table.origin, evaluations=(*table.origin.evaluations, found)))
+    return replace(table, origin=replace(table.origin, evaluations=(*table.origin.evaluations, entry)))
 
 
 def _holds(plain: Any, value: str) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,10 @@ from ddimkit.sampling import PlanSampler
 __all__ = ["LearningObjective", "SumObjective", "TeacherObjective"]
 
 
+_MOST_KEPT = 2**30
+
+
+@runtime_checkable
 class LearningObjective(Protocol):
     """What a table is learned to make small."""
 
@@ -37,8 +41,8 @@ class LearningObjective(Protocol):
 class TeacherObjective:
     r"""The mean squared difference, in pixels or features, from the images that another sampler draws of the same seeds.
 
-    The teacher is usually a sampler of many steps; its images are kept. A table comes as near to them as its calls allow, and no
-    nearer to real images than they are.
+    The teacher is usually a sampler of many steps. Its latest images are kept, up to 1 GiB. A table comes as near to them as its
+    calls allow, and no nearer to real images than they are.
 
     Args:
         bundle: the model.
@@ -78,7 +82,8 @@ class TeacherObjective:
 
     def _apart(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """(B,)."""
-        wanted = self._seen(self._teacher_images(seeds, images.device))
+        with torch.no_grad():
+            wanted = self._seen(self._teacher_images(seeds, images.device))
         return (self._seen(images) - wanted).square().mean(dim=1)
 
     def _seen(self, images: Tensor) -> Tensor:
@@ -92,7 +97,11 @@ class TeacherObjective:
             shape = len(new), *self.bundle.sample_shape
             drawn = self.teacher.sample(self.bundle.model, shape, seed=new, batch_size=self.batch, device=device)
             self._drawn.update(zip(new, drawn.cpu().unbind(), strict=True))
-        return torch.stack([self._drawn[seed] for seed in seeds]).to(device)
+        found = torch.stack([self._drawn[seed] for seed in seeds])
+        most = max(1, _MOST_KEPT // max(1, found[0].nbytes))
+        for seed in list(self._drawn)[: max(0, len(self._drawn) - most)]:
+            del self._drawn[seed]
+        return found.to(device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +113,7 @@ class SumObjective:
         weights: of each; 1 by default.
 
     Raises:
-        ValueError: no objective, or another number of weights.
+        ValueError: no objective, or another number of weights; objectives with different real images, whose chances would not add.
     """
 
     parts: Sequence[LearningObjective]
@@ -114,15 +123,20 @@ class SumObjective:
         object.__setattr__(self, "weights", tuple(self.weights) or (1.0,) * len(self.parts))
         if not self.parts or len(self.weights) != len(self.parts):
             raise ValueError(f"a sum needs objectives and a weight for each, got {len(self.parts)} and {len(self.weights)}")
+        images = [part.to_dict().get("images") for part in self.parts]
+        if len({found["sha256"] for found in images if found is not None}) > 1:
+            raise ValueError("the objectives of a sum must have the same real images: their uncertainty is common to all of them")
 
     def loss(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """The weighted sum of the losses."""
         terms = [weight * part.loss(images, seeds) for part, weight in zip(self.parts, self.weights, strict=True)]
-        return torch.stack(terms).sum()
+        return sum(terms[1:], terms[0])
 
     def estimate(self, images: Tensor, seeds: Sequence[int], part: Part) -> Estimate:
         """The weighted sum of the estimates, whose influences add."""
         found = [objective.estimate(images, seeds, part) for objective in self.parts]
+        if any(e.influence is None for e in found):
+            raise ValueError("every objective of a sum must estimate with influences: use Estimate.of")
         terms = [(weight, e.influence) for e, weight in zip(found, self.weights, strict=True) if e.influence is not None]
         generated = np.sum([weight * each.generated for weight, each in terms], axis=0)
         known = [(weight, each) for weight, each in terms if each.real is not None]

@@ -35,7 +35,7 @@ class FeatureNetworkConfig:
 
     Args:
         in_channels: channels of the images.
-        widths: channels of each level, finest first; the last is the number of features.
+        widths: channels of each level, finest first; there are as many features as channels in the levels that are pooled.
         blocks: residual blocks a level.
         classes: number of classes.
         family: which kind of block.
