@@ -63,7 +63,7 @@ TEACHER = TeacherObjective(BUNDLE, BUNDLE.sampler(DDIMSampler, steps=20))
 QUICK: dict[str, Any] = {"batches": 12, "batch_size": 64, "choose_images": 64, "confirm_images": 128}
 
 
-def ddim(steps: int = 2, **settings: Any) -> DDIMSampler:
+def ddim(steps: int | None = 2, **settings: Any) -> DDIMSampler:
     return BUNDLE.sampler(DDIMSampler, steps=steps, **settings)
 
 
@@ -177,7 +177,7 @@ def expected_error(sampler: PlanSampler, wanted: tuple[np.ndarray, np.ndarray]) 
 def test_two_calls_reach_the_optimum_of_the_pixel_teacher() -> None:
     teacher = TEACHER.teacher.plan()
     wanted = affine_maps(teacher.a, teacher.b, teacher.t)
-    template = ddim(timesteps=(999, 400), steps=None)
+    template = ddim(None, timesteps=(999, 400))
     least = optimum(wanted, template.timesteps)
     learned = learn_plan(
         template, BUNDLE, objective=TEACHER, batches=250, batch_size=512, rates=(0.05,), moves=0, choose_images=2048
@@ -359,16 +359,15 @@ def test_time_that_is_over_loses_no_evaluation(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_origin_tells_what_was_learned_from_and_what_compared_with() -> None:
-    quick = BUNDLE.sampler(DPMSolverPPSampler, steps=3, order=2)
-    slow = ddim(3)
-    learned = learn_plan([slow, quick], BUNDLE, objective=TEACHER, moves=0, **{**QUICK, "rates": (0.03,)})
-    errors = {
-        each: TEACHER.estimate(each.sample(BUNDLE.model, (400, 3), seed=range(400)), range(400), "choose").value
-        for each in (slow, quick)
-    }
-    best = min(errors, key=lambda each: errors[each])
-    assert learned.origin.compared_with == best.record()
-    assert learned.origin.template in (slow.record(), quick.record())
+    """The first template begins nearer, the second one ends nearer."""
+    begins, ends = (ddim(None, timesteps=times) for times in ((999, 666, 333), (999, 700, 300)))
+    learned = learn_plan(
+        [begins, ends], BUNDLE, objective=TEACHER, moves=0, **{**QUICK, "batches": 60, "choose_images": 400, "rates": (0.05,)}
+    )
+    assert learned.gained
+    assert learned.timesteps == ends.timesteps
+    assert learned.origin.template == ends.record()
+    assert learned.origin.compared_with == begins.record()
 
 
 @pytest.mark.parametrize("fail_at", [5])
@@ -622,7 +621,7 @@ def test_no_image_is_in_two_parts_and_their_order_does_not_matter_much() -> None
     ordered = KernelObjective(REAL[REAL.mean(dim=(1, 2, 3)).argsort()], SMOOTH)
     images = REAL[:100]
     loss, chosen = float(ordered.loss(images, range(100))), ordered.estimate(images, range(100), "choose")
-    assert abs(loss - chosen.value) < 10 * chosen.margin
+    assert abs(loss - chosen.value) < 2 * chosen.margin
     assert ordered.shared_images(REAL[:300]) == 300
     assert ordered.shared_images(REAL[:300].neg() * 0.37) < 5
     assert ordered.to_dict()["images"]["sha256"] != twice.to_dict()["images"]["sha256"]
@@ -630,10 +629,14 @@ def test_no_image_is_in_two_parts_and_their_order_does_not_matter_much() -> None
 
 def test_features_that_are_nearly_constant_count_nothing() -> None:
     nearly = Extractor(lambda x: torch.cat((features_of(x), 1 + 1e-7 * x.flatten(1)), dim=1), "nearly", "abc", rounding="none")
-    images = REAL[:64] + 0.3
-    widths = 8 / 12  # the kernel divides by the number of features
-    found = KernelObjective(REAL, nearly).loss(images, range(64))
-    assert float(found) < 10 * float(KernelObjective(REAL, SMOOTH).loss(images, range(64))) / widths
+    objective, images, real = (
+        KernelObjective(REAL, nearly),
+        REAL[:64] + 0.3,
+        SMOOTH(REAL)[np.random.default_rng(0).permutation(800)],
+    )
+    mean, spread = real[:400].mean(axis=0), real[:400].std(axis=0)
+    ours, theirs = (np.pad((features - mean) / spread, ((0, 0), (0, 4))) for features in (SMOOTH(images), real[:400]))
+    assert float(objective.loss(images, range(64))) == pytest.approx(kernel_distance(ours, theirs), rel=1e-4)
 
 
 @pytest.mark.parametrize("rounding", ["none", "uint8"])

@@ -1,5 +1,7 @@
 """Whether torch can differentiate a model, and what one call keeps for it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -40,4 +42,7 @@ def _kept(bundle: ModelBundle, device: torch.device, samples: int) -> int:
 
 def _depends(output: Tensor, x: Tensor) -> bool:
     """Whether autograd leads from the output to x itself, and not to the parameters alone."""
-    return output.requires_grad and torch.autograd.grad(output.sum(), x, allow_unused=True)[0] is not None
+    if not output.requires_grad:
+        return False
+    found: Any = torch.autograd.grad(output.sum(), x, allow_unused=True)  # torch's types know no None
+    return found[0] is not None
