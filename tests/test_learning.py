@@ -631,7 +631,7 @@ def test_features_that_are_nearly_constant_count_nothing() -> None:
     nearly = Extractor(lambda x: torch.cat((features_of(x), 1 + 1e-7 * x.flatten(1)), dim=1), "nearly", "abc", rounding="none")
     objective, images, real = (
         KernelObjective(REAL, nearly),
-        REAL[:64] + 0.3,
+        (REAL[:64] + 0.3).clamp(-1, 1),
         SMOOTH(REAL)[np.random.default_rng(0).permutation(800)],
     )
     mean, spread = real[:400].mean(axis=0), real[:400].std(axis=0)
