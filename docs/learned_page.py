@@ -1,40 +1,42 @@
-"""The learned tables that the package ships, as a table of their metrics."""
+"""The learned tables that the package ships, as a table of their metrics beside those of many steps."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ddimkit import PlanSampler, load_pretrained
 from ddimkit.learning import LearnedSampler, shipped
+from ddimkit.tradeoff.committed import find_study
 
 TABLES = Path(shipped.__file__).parent / "tables"
 
 _HEAD = (
-    "| calls | noise | begun with | kernel distance | Fréchet distance | precision | recall | learned in |\n"
+    "| sampler | calls | noise | kernel distance | Fréchet distance | precision | recall | learned in |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
 
 
 def page(model: str) -> str:
-    """One row for each table of a model, fewest calls first."""
-    tables = [LearnedSampler.load(path) for path in TABLES.glob(f"{model}-*.json")]
-    return _HEAD + "\n".join(_row(table) for table in sorted(tables, key=lambda t: (t.plan().adds_noise, t.nfe)))
+    """One row for each table of a model, then DDIM and DDPM with all steps as the committed study has them."""
+    study = find_study(load_pretrained(model))
+    rows = [_learned(table) for table in shipped.shipped_tables(model)]
+    for peer in [] if study is None else [study.row("DDIM-1000"), study.row(study.baseline)]:
+        assert peer.quality is not None
+        rows.append(_row(peer.label.partition("-")[0], peer.sampler, peer.quality.to_dict(), ""))
+    return _HEAD + "\n".join(rows)
 
 
-def _row(table: LearnedSampler) -> str:
-    quality, template = table.origin.evaluations[-1]["quality"], table.origin.template
-    settings = template["settings"]
-    begun = f"{template['sampler'].rpartition('.')[2].removesuffix('Sampler')} of order {settings['order']}"
-    cells = [
-        str(table.nfe),
-        "yes" if table.plan().adds_noise else "no",
-        begun,
-        _interval(quality["kernel"], 5),
-        _interval(quality["frechet"], 3),
-        f"{quality['precision']['value']:.3f}",
-        f"{quality['recall']['value']:.3f}",
-        f"{table.origin.settings['seconds'] / 60:.0f} min",
-    ]
-    return f"| {' | '.join(cells)} |"
+def _learned(table: LearnedSampler) -> str:
+    template, seconds = table.origin.template, table.origin.settings["seconds"]
+    start = f"{template['sampler'].rpartition('.')[2].removesuffix('Sampler')} of order {template['settings']['order']}"
+    return _row(f"learned from {start}", table, table.origin.evaluations[-1]["quality"], f"{seconds / 60:.0f} min")
+
+
+def _row(name: str, sampler: PlanSampler, quality: Mapping[str, Any], time: str) -> str:
+    noise = "yes" if sampler.plan().adds_noise else "no"
+    distances = [_interval(quality[metric], digits) for metric, digits in (("kernel", 5), ("frechet", 3))]
+    shares = [f"{quality[metric]['value']:.3f}" for metric in ("precision", "recall")]
+    return f"| {' | '.join([name, str(sampler.nfe), noise, *distances, *shares, time])} |"
 
 
 def _interval(estimate: Mapping[str, Any], digits: int) -> str:

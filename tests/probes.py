@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,3 +91,13 @@ class PeakBytes(TorchDispatchMode):
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for ref in self._alive if (t := ref()) is not None}
         self.peak = max(self.peak, sum(storages.values()))
         return result
+
+
+class Malicious:
+    """Whoever unpickles it creates a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.target,)

@@ -32,7 +32,7 @@ from ddimkit.models.bundle import load_bundle, save_bundle
 from ddimkit.models.unet import channels_last
 from ddimkit.prediction import Clip
 from ddimkit.samplers import ddim
-from probes import normal, smooth
+from probes import Malicious, normal, smooth
 
 SCHEDULE = NoiseSchedule.cosine(30)
 CONFIG = UNetConfig(1, 1, channels=(4, 8), blocks=1, attention_levels=(1,), groups=2)
@@ -80,16 +80,6 @@ def test_only_a_unet_of_a_named_schedule_is_saved(tmp_path: Path) -> None:
         with pytest.raises(TypeError, match="only a UNet with a named schedule"):
             save_bundle(made, tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
-
-
-class Malicious:
-    """Whoever unpickles it creates a file."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.target,)
 
 
 @pytest.mark.promise(46)

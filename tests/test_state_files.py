@@ -30,7 +30,7 @@ from ddimkit import (
     WeightsError,
 )
 from plugins import AdamsBashforth2
-from probes import normal, smooth, twice
+from probes import Malicious, normal, smooth, twice
 
 GOLDEN = Path(__file__).parent / "golden" / "state_v1.safetensors"
 
@@ -218,16 +218,6 @@ def test_a_walk_that_was_not_keyed_needs_its_noise_again(tmp_path: Path) -> None
     drawn.save(tmp_path / "walk")
     with pytest.raises(ValueError, match="give the generator or noise_fn again"):
         SAMPLERS["eta"].iterate(smooth, resume=SamplerState.load(tmp_path / "walk"))
-
-
-class Malicious:
-    """Whoever unpickles it creates a file."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.target,)
 
 
 @pytest.mark.promise(46)

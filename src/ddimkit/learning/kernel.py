@@ -32,7 +32,7 @@ class KernelObjective:
     r"""The unbiased squared kernel distance of generated to real images, in features that torch can differentiate.
 
     Each feature is standardised: less its mean over the real images that are learned with, divided by its standard deviation.
-    Otherwise the few features with the largest variance, which tell classes apart, decide alone. With standardised features
+    Otherwise the few features with the largest variance decide alone. With standardised features
     :math:`f_i` of n generated and :math:`g_r` of m real images and :math:`k(f, g) = (f^T g / d + 1)^3` the distance is
 
     .. math:: \frac{1}{n(n-1)} \sum_{i \ne j} k(f_i, f_j) - \frac{2}{nm} \sum_{i, r} k(f_i, g_r)
