@@ -158,7 +158,11 @@ class PlanSampler(ABC):
 
     def row_at(self, start_at: int) -> int:
         """The number of the row at which a walk from ``timesteps[start_at]`` begins: a timestep may have several rows."""
-        return len(self.coefficients.plan) - len(self.coefficients_from(start_at).plan)
+        return self._first_row(self.coefficients_from(start_at))
+
+    def _first_row(self, rest: Coefficients) -> int:
+        """The number, in the whole plan, of the first of its last rows."""
+        return len(self.coefficients.plan) - len(rest.plan)
 
     def _start_of(self, row: int) -> int:
         """The ``start_at`` whose walk begins at a row.
@@ -227,7 +231,7 @@ class PlanSampler(ABC):
             NonFiniteError: the result holds NaN or infinity; names the step where it began, if the noise is keyed.
         """
         coefficients = self.coefficients_from(start_at)
-        row = self.row_at(start_at)
+        row = self._first_row(coefficients)
         arguments = Arguments(shape, seed, x_T, start_at, generator, noise_fn, device, dtype, model_kwargs, row)
         batch = check_arguments(coefficients, model, arguments)
 
@@ -272,10 +276,11 @@ class PlanSampler(ABC):
         Raises:
             TypeError, ValueError, NonFiniteError: as for :meth:`sample`; a state of another sampler.
         """
-        row = self.row_at(start_at)
+        coefficients = self.coefficients_from(start_at)
+        row = self._first_row(coefficients)
         arguments = Arguments(shape, seed, x_T, start_at, generator, noise_fn, device, dtype, model_kwargs, row)
         if resume is None:
-            run = prepare(self.coefficients_from(start_at), model, arguments)
+            run = prepare(coefficients, model, arguments)
         else:
             state = check_state(resume, arguments)
             run = resumed(self.coefficients_from(self._start_of(state.start_at)), model, state, arguments)

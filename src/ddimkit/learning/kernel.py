@@ -38,12 +38,12 @@ class KernelObjective:
     .. math:: \frac{1}{n(n-1)} \sum_{i \ne j} k(f_i, f_j) - \frac{2}{nm} \sum_{i, r} k(f_i, g_r)
         + \frac{1}{m(m-1)} \sum_{r \ne q} k(g_r, g_q).
 
-    The first half of the real images is learned with, the third quarter chooses among tables, the last quarter confirms the gain.
+    A random half of the real images is learned with, a quarter chooses among tables, and the last quarter confirms the gain.
     No teacher is needed, so a table may come nearer to real images than many steps of any sampler.
 
     Args:
         images: (N, C, H, W) real images that the model may have been trained on, floating point in [−1, 1] or unsigned bytes; at
-            least 400 different ones. They are put in a fixed random order, each once.
+            least 400 different ones. Each is used once, in a fixed random order.
         extractor: images to features, differentiable by torch; another one than that which evaluates the tables afterwards.
         name: what results call the images.
 
