@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
+import torch
 import typer
 
 from ddimkit.learning import LearnedSampler
+from ddimkit.loop import check_device
 from ddimkit.models.bundle import ModelBundle, load_pretrained
 from ddimkit.quality.evaluator import Evaluator, load_evaluator
 from ddimkit.samplers.named import MAKERS
@@ -31,6 +33,7 @@ __all__ = [
     "find_sampler",
     "make_sampler",
     "numbers",
+    "place_model",
     "read_table",
 ]
 
@@ -63,6 +66,18 @@ def find_model(name: str) -> ModelBundle:
     if not isinstance(found, ModelBundle):
         raise TypeError(f"model {name!r} must be a ddimkit.ModelBundle, got {type(found).__name__}")
     return found
+
+
+def place_model(bundle: ModelBundle, device: str | None) -> torch.device:
+    """The device that ``--device`` names, else CUDA if there is one, with the model moved there.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    place = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if isinstance(bundle.model, torch.nn.Module):
+        bundle.model.to(place)
+    return place
 
 
 def find_sampler(name: str) -> Callable[..., PlanSampler]:

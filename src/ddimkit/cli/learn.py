@@ -2,14 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
 
-from ddimkit.cli.arguments import DeviceOption, JsonOption, ModelOption, find_model
+from ddimkit.cli.arguments import DeviceOption, JsonOption, ModelOption, find_model, place_model
 from ddimkit.learning import KernelObjective, learn_plan, load_extractor
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.models.data import DatasetName, load_images
@@ -19,6 +19,8 @@ from ddimkit.samplers import DPMSolverPPSampler
 from ddimkit.tradeoff.sweep import check_folder
 
 __all__ = ["learn"]
+
+_ORDERS: tuple[Literal[1, 2, 3], ...] = (1, 2, 3)
 
 
 def learn(
@@ -55,13 +57,11 @@ def learn(
     """
     check_folder(out.parent)
     bundle = find_model(model)
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    where = place_model(bundle, device)
     network = _extractor(model, extractor, where)
-    if isinstance(bundle.model, torch.nn.Module):
-        bundle.model.to(where)
-    starts = [bundle.sampler(DPMSolverPPSampler, steps=calls, order=order, eta=float(noise)) for order in (2, 3) if order <= calls]
+    orders = [order for order in _ORDERS if order <= calls][-2:]
     found = learn_plan(
-        starts or [bundle.sampler(DPMSolverPPSampler, steps=calls, order=1, eta=float(noise))],
+        [bundle.sampler(DPMSolverPPSampler, steps=calls, order=order, eta=float(noise)) for order in orders],
         bundle,
         objective=KernelObjective(_images(bundle, data), network, data.name),
         batches=batches,
@@ -80,7 +80,7 @@ def learn(
         print(f"{out}: {found.nfe} calls; kernel distance {found.reason}")
 
 
-def _extractor(model: str, path: Path | None, device: str) -> Extractor:
+def _extractor(model: str, path: Path | None, device: torch.device) -> Extractor:
     """The network of the file, else that of the bundled model."""
     if path is not None:
         return load_network(path, name=path.stem, device=device)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 from numpy.typing import NDArray
 
@@ -22,10 +21,10 @@ from ddimkit.cli.arguments import (
     TimestepsOption,
     find_model,
     make_sampler,
+    place_model,
     read_table,
 )
 from ddimkit.cli.display import progress_bar
-from ddimkit.loop import check_device
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.sampling import PlanSampler
 from ddimkit.tradeoff.report.samples import save_grid
@@ -115,9 +114,7 @@ def _draw(
     sampler: PlanSampler, bundle: ModelBundle, shape: tuple[int, ...], seed: int, device: str | None, batch_size: int
 ) -> NDArray[Any]:
     """Samples (N, *), float32, made under one progress bar."""
-    where = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if isinstance(bundle.model, torch.nn.Module):
-        bundle.model.to(where)
+    where = place_model(bundle, device)
     with progress_bar(passing=True) as bar:
         task = bar.add_task("sampling", total=sampler.nfe * math.ceil(shape[0] / batch_size))
         images = sampler.sample(
