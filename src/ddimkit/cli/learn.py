@@ -59,7 +59,7 @@ def learn(
     bundle = find_model(model)
     where = place_model(bundle, device)
     network = _extractor(model, extractor, where)
-    orders = [order for order in _ORDERS if order <= calls][-2:]
+    orders = _ORDERS[:calls][-2:]
     found = learn_plan(
         [bundle.sampler(DPMSolverPPSampler, steps=calls, order=order, eta=float(noise)) for order in orders],
         bundle,
