@@ -23,8 +23,8 @@ from ddimkit.models.data import load_images
 from ddimkit.quality import load_evaluator
 from ddimkit.tradeoff.report.samples import tile
 
-UNEVEN = {3: (985, 560, 270), 4: (974, 640, 480, 230)}
-"""Lists that begin nearer to real images than the trailing spacing, for the smallest numbers of calls."""
+UNEVEN = {3: (985, 560, 270), 4: (974, 640, 480, 230), 5: (933, 791, 541, 424, 191)}
+"""Lists that compete with the trailing spacing, for the smallest numbers of calls."""
 
 FIRST_SEED, IMAGES = 500_000_000, 2000
 """Of the images that evaluate a table."""
@@ -55,9 +55,10 @@ def learn(
         bundle,
         objective=objective,
         batches=batches,
-        rates=(0.03,),
-        choose_images=2000,
-        confirm_images=4000,
+        batch_size=256,
+        moves=0,
+        choose_images=1000,
+        confirm_images=3000,
         path=work / f"learning-{name}.safetensors",
         progress=True,
     )
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, nargs="+", default=[5], help="numbers of model calls")
     parser.add_argument("--noise", action="store_true", help="begin with DPM-Solver++ SDE, and learn how much noise to add")
     parser.add_argument("--starts", type=int, default=2, help="templates that compete")
-    parser.add_argument("--batches", type=int, default=120, help="steps of the winner")
+    parser.add_argument("--batches", type=int, default=60, help="steps of the winner")
     parser.add_argument("--picture", type=Path, help="only draw the same seeds by all tables, DDIM and DDPM, as a PNG")
     parser.add_argument("--work", type=Path, default=Path("ddimkit-train/tables"), help="folder of interrupted runs")
     parser.add_argument("--out", type=Path, default=Path("src/ddimkit/learning/tables"), help="folder of the tables")

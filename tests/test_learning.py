@@ -360,7 +360,7 @@ def test_time_that_is_over_loses_no_evaluation(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_origin_tells_what_was_learned_from_and_what_compared_with() -> None:
     """The first template begins nearer, the second one ends nearer."""
-    begins, ends = (ddim(None, timesteps=times) for times in ((999, 666, 333), (999, 700, 300)))
+    begins, ends = (ddim(None, timesteps=times) for times in ((999, 400), (999, 300)))
     learned = learn_plan(
         [begins, ends], BUNDLE, objective=TEACHER, moves=0, **{**QUICK, "batches": 60, "choose_images": 400, "rates": (0.05,)}
     )
@@ -423,12 +423,37 @@ def test_time_that_is_over_ends_with_the_best_so_far() -> None:
     assert learned.plan() == ddim().plan()
 
 
+def test_a_step_along_any_column_of_the_basis_moves_the_images_as_far() -> None:
+    """Images of fresh seeds; the metric is measured by 32 of others."""
+    drawing, learner = Drawing(BUNDLE, torch.device("cpu"), 0, 32, 1, recompute=False), Learner(ddim(2), 0.05, 10)
+    learner.learn(TEACHER, drawing)
+    corrections, run = learner.corrections, run_of(ddim(2), learner.corrections, range(5000, 9000), torch.float64)
+
+    def draw(values: Tensor) -> Tensor:
+        return walk_rows(corrections.rows(corrections.spread(values), run.x), run, recompute=False)
+
+    start = draw(torch.zeros(5, dtype=torch.float64))
+    moved = torch.stack([(draw(1e-4 * column) - start).flatten() for column in learner.basis.T]) / 1e-4
+    gram = (moved @ moved.T / start.numel() / start.var()).numpy()
+    assert gram.diagonal()[1:] == pytest.approx(1, abs=0.35)  # the first combination changes nothing
+    assert gram[0, 0] < 1e-3
+    assert np.abs(gram - np.diag(gram.diagonal())).max() < 0.3
+
+
+def test_images_that_do_not_follow_the_numbers_are_refused() -> None:
+    """A model that overflows has no metric."""
+    learner = Learner(ddim(2), 0.05, 10)
+    model = ModelBundle(lambda x, t: x * float("inf"), LINEAR, sample_shape=(3,), prediction="v", name="inf")
+    with pytest.raises(FloatingPointError, match="not finite"):
+        learner.learn(TEACHER, Drawing(model, torch.device("cpu"), 0, 32, 1, recompute=False))
+
+
 def test_accumulated_batches_are_one_step_of_their_mean() -> None:
     one = Learner(ddim(3), 0.05, 10)
     two = Learner(ddim(3), 0.05, 10)
     one.learn(TEACHER, Drawing(BUNDLE, torch.device("cpu"), 0, 128, 1, recompute=False))
     two.learn(TEACHER, Drawing(BUNDLE, torch.device("cpu"), 0, 64, 2, recompute=False))
-    assert torch.allclose(one.first, two.first, rtol=1e-4, atol=1e-9)
+    assert torch.allclose(one.first, two.first, rtol=1e-4, atol=1e-6)
     assert one.done == two.done == 1
 
 

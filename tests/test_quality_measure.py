@@ -242,7 +242,6 @@ def test_copies_are_found_even_where_held_out_images_are_copies_too() -> None:
 NETWORKS = {
     FeatureNetworkConfig(1, (4, 8), classes=3): 8,
     FeatureNetworkConfig(1, (4, 8), blocks=2, classes=3, family="convnext"): 8,
-    FeatureNetworkConfig(1, (4, 8), blocks=2, classes=3, family="convnext", pooled="all"): 12,
 }
 
 
@@ -305,7 +304,6 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
         ),
         (lambda: FeatureNetworkConfig(widths=()), ValueError, "at least 1"),
         (lambda: FeatureNetworkConfig(family="vgg"), ValueError, "family must be"),  # type: ignore[arg-type]
-        (lambda: FeatureNetworkConfig(pooled="first"), ValueError, "pooled must be"),  # type: ignore[arg-type]
         (lambda: FeatureNetwork(FeatureNetworkConfig(3, (4,))).eval()(images(1, 2)), ValueError, "3, H, W"),
     ],
 )

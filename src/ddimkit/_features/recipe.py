@@ -65,7 +65,7 @@ MNIST_FEATURES = FeatureRecipe()
 """The recipe of the bundled MNIST feature network."""
 
 MNIST_LEARNING_FEATURES = FeatureRecipe(
-    network=FeatureNetworkConfig(widths=(24, 48, 64), family="convnext", pooled="all"),
+    network=FeatureNetworkConfig(widths=(24, 48, 64), family="convnext"),
     epochs=16,
     degrees=6.0,
     scale=0.2,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddimkit._arguments import LARGEST_START, Arguments
+from ddimkit.learning._metric import whitening
 from ddimkit.learning._table import Corrections, walk_rows
 from ddimkit.learning.teacher import LearningObjective
 from ddimkit.loop import Run, prepare
@@ -21,10 +22,14 @@ from ddimkit.step import Coefficients
 __all__ = ["Drawing", "Learner"]
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.99, 1e-12
+_SHARED = 0.1
+"""Share of the mean second moment of all columns that is added to that of each."""
 _AVERAGE = 0.9
-_TENSORS = ("theta", "average", "first", "second")
+_TENSORS = ("theta", "average", "first", "second", "basis")
 _LONGEST = 5.0
-"""Largest change of a number in one batch, in learning rates."""
+"""Largest step along a column of the basis in one batch, in learning rates."""
+_MEASURED = 32
+"""Images by which the metric is measured, at most a batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,20 +63,28 @@ class Drawing:
 
 
 class Learner:
-    """Corrections of one template, learned by Adam on batches of fresh seeds.
+    """Corrections of one template, learned by natural gradients on batches of fresh seeds.
+
+    A step goes along the columns of a basis, each of which changes the images by as much, see :mod:`~ddimkit.learning._metric`. The
+    basis is measured at the template, before the first step. Along each column Adam steps; a share of the mean second moment of all
+    columns keeps a column that hardly matters from moving as far as the others.
 
     Args:
         template: where it begins.
         rate: the learning rate at its height.
         batches: steps in all, over which the rate falls to 0 along half a cosine.
 
-    Source: Kingma and Ba, *Adam*, 2015; the moving average of the numbers is Polyak and Juditsky's, 1992.
+    Source: Amari, *Natural Gradient Works Efficiently in Learning*, 1998; Kingma and Ba, *Adam*, 2015; the moving average of the
+    numbers is Polyak and Juditsky's, 1992.
     """
 
     def __init__(self, template: PlanSampler, rate: float, batches: int) -> None:
         self.corrections, self.rate, self.batches = Corrections(template), rate, batches
         zeros = self.corrections.zeros()
-        self.theta, self.average, self.first, self.second = (zeros.clone() for _ in range(4))
+        self.theta, self.average = zeros.clone(), zeros.clone()
+        count = int(self.corrections.free.sum())
+        self.first, self.second = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
+        self.basis = torch.eye(count, dtype=torch.float64)
         self.done, self.moves = 0, 0
         self.curve: list[tuple[int, float]] = []
         self.failed = ""
@@ -89,6 +102,8 @@ class Learner:
             FloatingPointError: the loss or its gradient is not finite.
             ValueError: the model or the objective is not differentiable.
         """
+        if not self.done:
+            self.basis = self._measured(drawing)
         gradient, total = torch.zeros_like(self.theta), 0.0
         for part in range(drawing.accumulate):
             value, found = self._gradient(objective, drawing, drawing.seeds(self.done * drawing.accumulate + part))
@@ -120,13 +135,26 @@ class Learner:
         template = self.corrections.template
         return Coefficients(self.corrections.plan, template.schedule, template.prediction, template.clip)
 
+    def _measured(self, drawing: Drawing) -> Tensor:
+        """The basis (P, P) at the template."""
+        seeds = drawing.seeds(0)[:_MEASURED]
+
+        def draw(values: Tensor) -> Tensor:
+            run = drawing.run(self._coefficients, seeds)
+            with torch.no_grad():
+                return walk_rows(self.corrections.rows(self.corrections.spread(values), run.x), run, recompute=False)
+
+        return whitening(draw, torch.zeros_like(self.first))
+
     def _descend(self, gradient: Tensor) -> None:
-        self.first.lerp_(gradient, 1 - _BETA1)
-        self.second.lerp_(gradient.square(), 1 - _BETA2)
+        along = self.basis.T @ gradient[self.corrections.free]
+        self.first.lerp_(along, 1 - _BETA1)
+        self.second.lerp_(along.square(), 1 - _BETA2)
         self.done += 1
         rate = self.rate * (1 + math.cos(math.pi * min(1.0, self.done / self.batches))) / 2
-        step = self.first / (1 - _BETA1**self.done) / ((self.second / (1 - _BETA2**self.done)).sqrt() + _EPSILON)
-        self.theta -= rate * step.clamp(-_LONGEST, _LONGEST)
+        size = ((self.second + _SHARED * self.second.mean()) / (1 - _BETA2**self.done)).sqrt() + _EPSILON
+        step = self.first / (1 - _BETA1**self.done) / size
+        self.theta -= self.corrections.spread(self.basis @ (rate * step.clamp(-_LONGEST, _LONGEST)))
         self.average.lerp_(self.theta, 1 - min(_AVERAGE, self.done / (self.done + 9)))
 
     def copy(self, template: PlanSampler | None = None) -> "Learner":

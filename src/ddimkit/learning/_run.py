@@ -26,10 +26,10 @@ from ddimkit.weights._tensorfile import read_tensors, write_tensors
 
 __all__ = ["LearningRun", "first_seed", "rungs"]
 
-_KIND, _SCHEMA = "ddimkit-learning", 2
+_KIND, _SCHEMA = "ddimkit-learning", 3
 _PARTS = {"learn": 1, "choose": 2, "confirm": 3}
 _SAVE_SECONDS = 60.0
-_EVALUATIONS = 8
+_EVALUATIONS = 4
 """How often the table of a learner is evaluated with the data that choose, at least."""
 _MOVING = 4
 """Batches of images by which timesteps are moved."""

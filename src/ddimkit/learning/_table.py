@@ -59,6 +59,15 @@ class Corrections:
         """(S, K + 2) float64: the corrections of the template itself."""
         return torch.zeros(self._units.shape, dtype=torch.float64)
 
+    @cached_property
+    def free(self) -> Tensor:
+        """(S, K + 2) bool: the P numbers that a correction changes."""
+        return torch.from_numpy(self._units != 0)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """(S, K + 2) float64: values (P,) in the places of the free numbers, 0 elsewhere."""
+        return self.zeros().masked_scatter(self.free, values)
+
     def numbers(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The columns a (S,), b (S, K) and c (S,) of corrections (S, K + 2)."""
         moved = theta * torch.from_numpy(self._units)

@@ -62,7 +62,8 @@ def learn_plan(
         batches: steps of Adam of the winner; the rate falls to 0 over them along half a cosine.
         batch_size: images a batch, all of fresh seeds.
         accumulate: batches whose gradients make one step.
-        rates: learning rates that compete; a change of 1 moves a coefficient by the noise left after its row.
+        rates: learning rates that compete: about how far one step along a combination of numbers changes the images, in their
+            standard deviations.
         moves: how often timesteps are moved.
         choose_images: images by which tables are chosen.
         confirm_images: images that decide whether the chosen one gained.

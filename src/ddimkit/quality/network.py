@@ -35,11 +35,10 @@ class FeatureNetworkConfig:
 
     Args:
         in_channels: channels of the images.
-        widths: channels of each level, finest first; there are as many features as channels in the levels that are pooled.
+        widths: channels of each level, finest first; there are as many features as channels in the last one.
         blocks: residual blocks a level.
         classes: number of classes.
         family: which kind of block.
-        pooled: the levels whose averages are the features: the last one, or all, which see finer detail and fewer classes.
 
     Raises:
         ValueError: a number below 1, or an unknown family.
@@ -50,7 +49,6 @@ class FeatureNetworkConfig:
     blocks: int = 1
     classes: int = 10
     family: Family = "resnet"
-    pooled: Literal["last", "all"] = "last"
 
     def __post_init__(self) -> None:
         for name in ("in_channels", "blocks", "classes"):
@@ -58,8 +56,6 @@ class FeatureNetworkConfig:
         object.__setattr__(self, "widths", tuple(integer(width, "widths") for width in self.widths))
         if self.family not in get_args(Family):
             raise ValueError(f"family must be one of {', '.join(get_args(Family))}, got {self.family!r}")
-        if self.pooled not in ("last", "all"):
-            raise ValueError(f"pooled must be 'last' or 'all', got {self.pooled!r}")
         if not self.widths or min(self.in_channels, self.blocks, self.classes, *self.widths) < 1:
             raise ValueError(f"channels, blocks and classes must be at least 1, got {self}")
 
@@ -127,16 +123,12 @@ class FeatureNetwork(nn.Module):
         """X (B, C, H, W) in [−1, 1]."""
         if x.ndim != 4 or x.shape[1] != self.config.in_channels:
             raise ValueError(f"images must be (B, {self.config.in_channels}, H, W), got {tuple(x.shape)}")
-        h, levels = F.relu(self.norm_in(self.conv_in(x))), list[Tensor]()
-        for number, block in enumerate(self.blocks, start=1):
-            h = block(h)
-            if number % self.config.blocks == 0:
-                levels.append(reduce(F.relu(h), "b d h w -> b d", "mean"))
-        return levels[-1] if self.config.pooled == "last" else torch.cat(levels, dim=1)
+        h: Tensor = self.blocks(F.relu(self.norm_in(self.conv_in(x))))
+        return reduce(F.relu(h), "b d h w -> b d", "mean")
 
     def classify(self, features: Tensor) -> Tensor:
         """Scores (B, K) of the classes, from features (B, d)."""
-        scores: Tensor = self.head(features[:, -self.head.in_features :])
+        scores: Tensor = self.head(features)
         return scores
 
 
