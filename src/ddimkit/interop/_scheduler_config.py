@@ -15,7 +15,17 @@ from ddimkit._numbers import check_count, number
 from ddimkit.prediction import Clip, DynamicThreshold, Prediction
 from ddimkit.schedule import FloatArray, NoiseSchedule
 
-__all__ = ["Halves", "clip_of", "is_flow", "output_halves", "prediction_of", "read_config", "schedule_of"]
+__all__ = [
+    "Halves",
+    "clip_of",
+    "config_of",
+    "is_flow",
+    "is_straight",
+    "output_halves",
+    "prediction_of",
+    "read_config",
+    "schedule_of",
+]
 
 Halves = Literal["all", "first"]
 """Of an output with twice the channels: all of it, prediction and learned range, or the first half."""
@@ -237,3 +247,34 @@ def output_halves(config: Mapping[str, Any]) -> Halves:
     if name in _DDPM and kind == "learned":
         raise ValueError(f"{name} has variance_type='learned', which has no equal here: only 'learned_range' has")
     return "all" if name in _DDPM and kind == "learned_range" else "first"
+
+
+def config_of(schedule: NoiseSchedule, prediction: Prediction, clip: Clip) -> dict[str, Any]:
+    """What diffusers' own schedulers are to be made of for the same model; ``schedule_of`` reads it back."""
+    kinds = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
+    found: dict[str, Any] = {"num_train_timesteps": schedule.num_timesteps, "prediction_type": kinds[prediction]}
+    if is_straight(schedule):
+        t = schedule.num_timesteps // 2
+        u = (t + 1) / schedule.num_timesteps
+        ratio = schedule.noise[t] / schedule.signal[t] if schedule.signal[t] else 1.0
+        found |= {"use_flow_sigmas": True, "flow_shift": float(ratio * (1 - u) / u) if u < 1 else 1.0}
+    elif np.allclose(schedule.signal**2 + schedule.noise**2, 1, rtol=0, atol=1e-9):
+        found |= _config_of_betas(schedule)
+    if isinstance(clip, DynamicThreshold):
+        most = math.inf if clip.max is None else clip.max
+        return {**found, "thresholding": True, "dynamic_thresholding_ratio": clip.quantile, "sample_max_value": most}
+    return {**found, "clip_sample": clip is not None, **({} if clip is None else {"clip_sample_range": clip[1]})}
+
+
+def _config_of_betas(schedule: NoiseSchedule) -> dict[str, Any]:
+    spec = dict(schedule.spec or {})
+    zero = bool(spec.pop("zero_terminal_snr", False))
+    if spec.get("name") in ("linear", "scaled_linear"):
+        betas = {"beta_schedule": spec["name"], "beta_start": spec["beta_start"], "beta_end": spec["beta_end"]}
+        return {**betas, "rescale_betas_zero_snr": zero}
+    return {"trained_betas": schedule.betas.tolist()}
+
+
+def is_straight(schedule: NoiseSchedule) -> bool:
+    """Whether the path is the straight one, s + n = 1, on which diffusers' models are given T·n for their time."""
+    return bool(np.allclose(schedule.signal + schedule.noise, 1, rtol=0, atol=1e-9))
