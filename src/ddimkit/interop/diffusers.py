@@ -4,16 +4,28 @@
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ddimkit.interop._diffusers_model import DiffusersModel, check_class, load_model, part_of, shape_of
-from ddimkit.interop._scheduler_config import clip_of, is_flow, output_halves, prediction_of, read_config, schedule_of
+from ddimkit.interop._sampler_file import restore
+from ddimkit.interop._scheduler_config import (
+    Halves,
+    clip_of,
+    is_flow,
+    is_straight,
+    output_halves,
+    prediction_of,
+    read_config,
+    schedule_of,
+)
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.models.diffusers_names import rename_unet_weights, unet_config
 from ddimkit.models.unet import UNet
+from ddimkit.prediction import Clip, Prediction
 from ddimkit.schedule import NoiseSchedule
 
 __all__ = ["from_pipeline", "load_schedule", "load_unet", "rename_unet_weights", "unet_config"]
@@ -57,7 +69,28 @@ def load_schedule(source: Mapping[str, Any] | str | Path | object, *, mu: float 
     >>> load_schedule({"_class_name": "PNDMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012})
     NoiseSchedule.scaled_linear(num_timesteps=1000, beta_start=0.00085, beta_end=0.012)
     """
-    return schedule_of(read_config(source), mu)
+    return _settings(read_config(source), mu).schedule
+
+
+@dataclass(frozen=True, eq=False)
+class _Settings:
+    """What a scheduler says of its model; ``flow`` where the model is given T·σ for t."""
+
+    schedule: NoiseSchedule
+    prediction: Prediction
+    clip: Clip
+    halves: Halves
+    flow: bool
+
+
+def _settings(config: Mapping[str, Any], mu: float | None) -> _Settings:
+    if config["_class_name"] == "SamplerScheduler":
+        # Our own, of diffusers_scheduler.py, which keeps a whole sampler.
+        sampler = restore(config["_sampler"])
+        halves: Halves = "first" if sampler.coefficients.plan.c_max is None else "all"
+        return _Settings(sampler.schedule, sampler.prediction, sampler.clip, halves, is_straight(sampler.schedule))
+    schedule = schedule_of(config, mu)
+    return _Settings(schedule, prediction_of(config), clip_of(config), output_halves(config), is_flow(config))
 
 
 def from_pipeline(
@@ -97,7 +130,7 @@ def from_pipeline(
         raise TypeError(f"a model needs its scheduler: from_pipeline(model, scheduler), got {type(source).__name__} alone")
     # What costs nothing is checked before weights are read.
     config = read_config(source if scheduler is None and isinstance(source, str | Path) else scheduler or _scheduler(source))
-    schedule, prediction, clip, halves = schedule_of(config, mu), prediction_of(config), clip_of(config), output_halves(config)
+    told = _settings(config, mu)
     if isinstance(source, str | Path):
         model, name = load_model(Path(source), variant), Path(source).resolve().name
     elif variant is not None:
@@ -107,10 +140,9 @@ def from_pipeline(
         name = type(source).__name__
     check_class(model)
     # On the straight path signal and noise are 1 − σ and σ.
-    times = schedule.num_timesteps * schedule.noise if is_flow(config) else None
-    wrapped = DiffusersModel(model, times, halves)
-    shape = shape_of(model, sample_shape)
-    return ModelBundle(wrapped, schedule, sample_shape=shape, prediction=prediction, clip=clip, name=name)
+    times = told.schedule.num_timesteps * told.schedule.noise if told.flow else None
+    wrapped, shape = DiffusersModel(model, times, told.halves), shape_of(model, sample_shape)
+    return ModelBundle(wrapped, told.schedule, sample_shape=shape, prediction=told.prediction, clip=told.clip, name=name)
 
 
 def _scheduler(pipeline: object) -> object:

@@ -73,8 +73,29 @@ class SamplerScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # th
         if not isinstance(made, PlanSampler):
             raise TypeError(f"sampler must be a ddimkit.PlanSampler, got {type(made).__name__}")
         self._asked, self._given_seeds = made, None if seeds is None else seed_list(seeds)
-        self.register_to_config(sampler=describe(made), seeds=self._given_seeds)
+        # Names that begin with an underscore are passed over by the schedulers that are made of this configuration.
+        self.register_to_config(_sampler=describe(made), _seeds=self._given_seeds)
         self.set_timesteps()
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any] | None = None, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> "SamplerScheduler | tuple[SamplerScheduler, dict[str, Any]]":
+        """The scheduler of a configuration that one of this class has saved.
+
+        Args:
+            config: the configuration.
+            return_unused_kwargs: whether to give ``kwargs`` back too.
+            kwargs: not read.
+
+        Raises:
+            ValueError: a configuration of another class, or one that this version cannot read.
+        """
+        if config is None or not isinstance(config.get("_sampler"), Mapping):
+            found = None if config is None else config.get("_class_name")
+            raise ValueError(f"a configuration that a SamplerScheduler saved is wanted, got that of {found}")
+        made = cls(config["_sampler"], config.get("_seeds"))
+        return (made, kwargs) if return_unused_kwargs else made
 
     @property
     def config(self) -> FrozenDict:
