@@ -96,8 +96,8 @@ def newest(session: nox.Session) -> None:
 def run_tests(session: nox.Session, constraints: str, *groups: str) -> None:
     """Install the package, what its tests need and further dependency groups under the constraints, and run the tests."""
     install(session, ".[study]", groups=["tests", *groups], constraints=constraints)
-    # Alone: the torchvision it declares has no build for a CPU, and its Inception network does not use it.
-    session.install("--no-deps", "torch-fidelity")
+    # Alone: the torchvision they declare has no build for a CPU, and what is used of them does not use it.
+    session.install("--no-deps", "torch-fidelity", "azula", "smalldiffusion")
     session.run("pytest", "-rs", *session.posargs)
 
 

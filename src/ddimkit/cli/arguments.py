@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any, TypeVar, cast
 import torch
 import typer
 
+from ddimkit.interop.diffusers import from_pipeline
 from ddimkit.learning import LearnedSampler
 from ddimkit.loop import check_device
 from ddimkit.models.bundle import ModelBundle, load_pretrained
@@ -39,7 +41,12 @@ __all__ = [
 
 T = TypeVar("T")
 
-ModelOption = Annotated[str, typer.Option("--model", help="A bundled model's name, or package.module:name of a ModelBundle.")]
+# One of them lies in every folder of a pipeline or a model.
+_FOLDER_FILES = ("model_index.json", "config.json")
+
+ModelOption = Annotated[
+    str, typer.Option("--model", help="A bundled model's name, a folder of diffusers, or package.module:name of a ModelBundle.")
+]
 SamplerOption = Annotated[str, typer.Option("--sampler", help=f"{', '.join(MAKERS)}, or package.module:name of a sampler class.")]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Number of steps; 50 if there are no --timesteps either.")]
 TimestepsOption = Annotated[str | None, typer.Option("--timesteps", help="The timesteps themselves, as in 999,500,24.")]
@@ -59,7 +66,10 @@ def numbers(text: str, kind: Callable[[str], T], option: str) -> list[T]:
 
 
 def find_model(name: str) -> ModelBundle:
-    """The model that ``--model`` names: a bundled one, or one of a module of the user's."""
+    """The model that ``--model`` names: a bundled one, a folder of diffusers, or one of a module of the user's."""
+    path = Path(name)
+    if any((path / file).is_file() for file in _FOLDER_FILES) or (":" not in name and {"/", os.sep} & set(name)):
+        return from_pipeline(path)
     if ":" not in name:
         return load_pretrained(name)
     found = _imported(name, "model")
