@@ -464,7 +464,8 @@ def our_digits(count: int, spacing: Any) -> Tensor:
     return mnist.sampler(DDIMSampler, count, spacing=spacing, clip=(-1, 1)).sample(mnist.model, x_T=normal(4, 1, 28, 28))
 
 
-# What docs/diffusers.md says of the mean absolute difference of these digits.
+GUIDE = Path(__file__).parent.parent / "docs" / "diffusers.md"
+# What it says of the mean absolute difference of these digits.
 FIGURES: dict[str, tuple[float, Callable[[], tuple[Tensor, Tensor]]]] = {
     "none": (0.0, lambda: (our_digits(50, "leading"), digits(50))),
     "use_clipped_model_output=False": (6.3e-3, lambda: (our_digits(50, "leading"), digits(50, clipped_output=False))),
@@ -477,5 +478,7 @@ FIGURES: dict[str, tuple[float, Callable[[], tuple[Tensor, Tensor]]]] = {
 @pytest.mark.parametrize("what", FIGURES)
 def test_what_differs_by_their_defaults_is_what_the_guide_says(what: str) -> None:
     figure, draw = FIGURES[what]
+    if figure:
+        assert f"| {figure:.1e} |".replace("e-0", "e-") in GUIDE.read_text(encoding="utf-8")
     one, other = draw()
     assert float((one - other).abs().mean()) == pytest.approx(figure, rel=0.05, abs=3e-6)
