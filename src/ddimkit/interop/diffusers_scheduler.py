@@ -38,7 +38,7 @@ def as_scheduler(sampler: PlanSampler, seeds: SeedLike | None = None) -> "Sample
         sampler: made for the pipeline's model, as by ``from_pipeline(pipe).sampler(DDIMSampler, steps=20)``.
         seeds: key the noise of the steps: an int for a whole batch, or one an image. The pipeline draws the first latents itself.
             By default its ``generator`` draws the steps' noise too, and where there is none, a seed from the operating system keys
-            it; :attr:`SamplerScheduler.seeds` names that one afterwards.
+            it; ``seeds``, an attribute of the scheduler, names that one afterwards.
 
     Raises:
         TypeError: no :class:`~ddimkit.sampling.PlanSampler`, or seeds that are no integers.
@@ -98,14 +98,14 @@ class SamplerScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # th
         return (made, kwargs) if return_unused_kwargs else made
 
     @property
-    def config(self) -> FrozenDict:
+    def config(self) -> dict[str, Any]:
         """What is saved, and what diffusers' own schedulers take, so that one of them can be made for the same model."""
         sampler = self._asked
         return FrozenDict({**config_of(sampler.schedule, sampler.prediction, sampler.clip), **self._internal_dict})
 
     @property
     def order(self) -> int:
-        """Rows a timestep: 1, but for samplers that ask the model several times at one."""
+        """How many rows a timestep has at most, 1 but for samplers that ask the model several times at one."""
         return math.ceil(self.sampler.nfe / len(self.sampler.timesteps))
 
     @property
@@ -136,8 +136,8 @@ class SamplerScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # th
         Args:
             num_inference_steps: S; the sampler is planned anew with its other settings. A sampler of a table or a list takes only
                 its own number. None is the sampler's own.
-            device: where :attr:`timesteps` are.
-            timesteps: instead, a list of the values that :attr:`timesteps` would hold.
+            device: where ``timesteps`` are.
+            timesteps: instead, a list of the values that ``timesteps`` would hold.
             sigmas: some flow-matching pipelines give them equally spaced from 1, which stands for their number; others are refused.
             mu: the shift of other schedulers; the sampler's schedule has its own.
 
@@ -169,10 +169,10 @@ class SamplerScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # th
         self.seeds: tuple[int, ...] | None = None
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """The sample itself, which the model is given as it is.
+        r"""The sample itself, which the model is given as it is.
 
         Args:
-            sample: (B, *) x.
+            sample: (B, \*) x.
             timestep: not read.
         """
         return sample
@@ -191,7 +191,7 @@ class SamplerScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # th
 
         Args:
             model_output: (B, \*) what the model said.
-            timestep: the entry of :attr:`timesteps` that it was asked at.
+            timestep: the entry of ``timesteps`` that it was asked at.
             sample: (B, \*) what it was asked of.
             eta: the sampler's own, or 0, which pipelines give where their caller gives none.
             generator: draws the noise where no seeds are given, or one a sample.
@@ -217,7 +217,7 @@ class SamplerScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # th
         return DDIMSchedulerOutput(prev_sample=following, pred_original_sample=None if x0 is None else x0.to(sample.dtype))
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        r""":math:`s\,x_0 + n\,\varepsilon` at entries of :attr:`timesteps`, or of the schedule.
+        r""":math:`s\,x_0 + n\,\varepsilon` at entries of ``timesteps``, or of the schedule.
 
         Args:
             original_samples: (B, \*) x0.
