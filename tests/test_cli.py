@@ -137,6 +137,16 @@ def test_sample_takes_a_folder_of_diffusers(run: Run, tmp_path: Path) -> None:
     assert "nowhere holds no scheduler_config.json" in str(said)
 
 
+def test_check_prints_what_it_found(run: Run, tmp_path: Path) -> None:
+    with np.load(Path(__file__).parent / "golden" / "digits.npz") as file:
+        np.save(tmp_path / "digits.npy", file["images"])
+    code, out, _ = run("check", "--data", "digits.npy", "--num", "32", "--device", "cpu")
+    assert (code, out.splitlines()[0]) == (0, "mnist, 32 images")
+    found = json.loads(run("check", "--data", "digits.npy", "--num", "32", "--device", "cpu", "--json")[1])
+    assert found["summary"] == out.splitlines()[-1]
+    assert "must hold bytes of shape (N, 3)" in str(run("check", "--model", "mymodule:flat", "--data", "digits.npy")[0])
+
+
 def test_sample_that_is_stopped_says_so(run: Run, tmp_path: Path) -> None:
     assert run("plan", *MINE)[0] == 0
     sys.modules["mymodule"].model.stop_at = 3

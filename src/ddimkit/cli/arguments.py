@@ -6,15 +6,18 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast, get_args
 
+import numpy as np
 import torch
 import typer
+from numpy.typing import NDArray
 
 from ddimkit.interop.diffusers import from_pipeline
 from ddimkit.learning import LearnedSampler
 from ddimkit.loop import check_device
 from ddimkit.models.bundle import ModelBundle, load_pretrained
+from ddimkit.models.data import DatasetName, load_images
 from ddimkit.quality.evaluator import Evaluator, load_evaluator
 from ddimkit.samplers.named import MAKERS
 from ddimkit.sampling import PlanSampler
@@ -36,6 +39,7 @@ __all__ = [
     "make_sampler",
     "numbers",
     "place_model",
+    "read_images",
     "read_table",
 ]
 
@@ -163,3 +167,16 @@ def _imported(name: str, what: str) -> object:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{what} {name!r} cannot be imported ({error}): write package.module:name") from error
     return found
+
+
+def read_images(bundle: ModelBundle, data: Path) -> NDArray[np.uint8]:
+    """Real images (N, C, H, W), bytes."""
+    if data.suffix == ".npy":
+        images: NDArray[Any] = np.load(data, allow_pickle=False)
+        if images.dtype != np.uint8 or images.shape[1:] != bundle.sample_shape:
+            raise ValueError(f"{data} must hold bytes of shape (N, {', '.join(map(str, bundle.sample_shape))}), got {images.shape}")
+    elif bundle.name in get_args(DatasetName):
+        images, _ = load_images("cifar10" if bundle.name == "cifar10" else "mnist", data)
+    else:
+        raise ValueError(f"--data of the model {bundle.name!r} must be a .npy file of bytes (N, C, H, W), got {data}")
+    return images
