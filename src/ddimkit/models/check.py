@@ -28,10 +28,10 @@ from ddimkit.step import check_output
 __all__ = ["Alternative", "CheckReport", "Finding", "Question", "Verdict", "check_model"]
 
 Question = Literal["prediction", "images", "schedule", "time"]
-"""What is asked of the settings: what the model predicts; the range of its images; its schedule; where its t counts from."""
+"""A question about the settings (what the model predicts, the range of its images, its schedule, where its t counts from)."""
 
 Verdict = Literal["right", "wrong", "cannot tell"]
-"""Right: known to fit better than every alternative. Wrong: one is known to fit better. Cannot tell: neither."""
+"""Known to fit better than every alternative, known to fit worse than one, or neither."""
 
 _MOST = 10.0
 _EARLY = (1, 2, 4, 8)
@@ -116,7 +116,7 @@ class CheckReport:
 
     @property
     def summary(self) -> str:
-        """One line: all is well, what is wrong, or what cannot be told."""
+        """One line that says that all is well, what is wrong, or what cannot be told."""
         wrong = [f"{f.question} ({f.best} instead of {f.stated})" for f in self.findings if f.verdict == "wrong"]
         unknown = [f.question for f in self.findings if f.verdict == "cannot tell"]
         if wrong:
