@@ -75,26 +75,29 @@ def sweep(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests; takes pytest's options, and ``--slow``."""
-    run_tests(session, CONSTRAINTS)
+    run_tests(session, CONSTRAINTS, "pipelines")
 
 
 @nox.session
 def oldest(session: nox.Session) -> None:
-    """Run the tests on the oldest torch, NumPy and so on that the package accepts; takes pytest's options."""
+    """Run the tests on the oldest torch, NumPy and so on that the package accepts; takes pytest's options.
+
+    Those with pipelines of diffusers are skipped: diffusers wants newer ones.
+    """
     run_tests(session, write_constraints(session, lowest_pins()))
 
 
 @nox.session
 def newest(session: nox.Session) -> None:
     """Run the tests on the newest releases of what the package declares; takes pytest's options."""
-    run_tests(session, write_constraints(session, dict.fromkeys([*declared(), "sympy"])))
+    run_tests(session, write_constraints(session, dict.fromkeys([*declared(), "sympy"])), "pipelines")
 
 
-def run_tests(session: nox.Session, constraints: str) -> None:
-    """Install the package and what its tests need under the constraints, and run the tests."""
-    install(session, ".[study]", groups=["tests"], constraints=constraints)
-    # Alone: the torchvision it declares has no build for a CPU, and its Inception network does not use it.
-    session.install("--no-deps", "torch-fidelity")
+def run_tests(session: nox.Session, constraints: str, *groups: str) -> None:
+    """Install the package, what its tests need and further dependency groups under the constraints, and run the tests."""
+    install(session, ".[study]", groups=["tests", *groups], constraints=constraints)
+    # Alone: the torchvision they declare has no build for a CPU, and what is used of them does not use it.
+    session.install("--no-deps", "torch-fidelity", "azula", "smalldiffusion")
     session.run("pytest", "-rs", *session.posargs)
 
 
@@ -127,7 +130,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the types of the package and, against the wheel installed here, of the client project in tests/client."""
-    install(session, ".[study]", groups=["tests", "types"])
+    install(session, ".[study]", groups=["tests", "types", "pipelines"])
     session.run("mypy")
     session.run("pyright")
     session.run("pytest", "tests/test_package.py", "-k", "types")
@@ -136,7 +139,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation and run its examples; warnings are errors."""
-    install(session, ".[study,testing]", groups=["docs"])
+    install(session, ".[study,testing,diffusers]", groups=["docs"])
     options = ["-W", "--keep-going", "-n"]
     session.run("sphinx-build", *options, "-b", "html", "docs", "docs/_build/html")
     session.run("sphinx-build", *options, "-b", "doctest", "docs", "docs/_build/doctest")

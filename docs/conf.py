@@ -66,7 +66,7 @@ doctest_global_setup = "from ddimkit import *\nfrom ddimkit.analytic import gaus
 
 # Names of other projects are not linked: that would need their inventories, and so the network.
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|numpy|np|collections|pathlib|functools|types|argparse|hypothesis)(\..*)?"),
+    ("py:.*", r"(torch|numpy|np|collections|pathlib|functools|types|argparse|hypothesis|diffusers)(\..*)?"),
     # Their short forms, as the annotations write them.
     ("py:class", r"(Tensor|nn\.Module|Module|Generator|NDArray|ArrayLike|TorchDispatchMode|Path|Any|N_co|T|P|S|P\.args|P\.kwargs)"),
     ("py:class", r"'[^']*'"),  # the values of a Literal

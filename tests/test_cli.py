@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddimkit import DDIMSampler, DDPMSampler, LearnedSampler, Plan
+from ddimkit import DDIMSampler, DDPMSampler, LearnedSampler, NoiseSchedule, Plan
 from ddimkit.quality.network import FeatureNetwork, FeatureNetworkConfig, save_network
 from ddimkit.tradeoff import _timing as timing
 from ddimkit.tradeoff import evaluation
@@ -119,6 +119,32 @@ def test_sample_prints_json_that_reproduces_it(run: Run) -> None:
 def test_sample_takes_a_plug_in(run: Run, tmp_path: Path) -> None:
     assert run("sample", *MINE, "--sampler", "mymodule:AdamsBashforth2", "--out", "x.npy")[0] == 0
     assert np.load(tmp_path / "x.npy").shape == (16, *SHAPE)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_sample_takes_a_folder_of_diffusers(run: Run, tmp_path: Path) -> None:
+    pipelines = pytest.importorskip("pipelines")
+    made = pipelines.diffusers.DDPMPipeline(pipelines.unet(), pipelines.diffusers.DDPMScheduler())
+    made.save_pretrained(tmp_path / "theirs")
+    given = ("--steps", "3", "--num", "2", "--seed", "5", "--device", "cpu")
+    for name in ("theirs", "./theirs"):
+        code, _, err = run("sample", "--model", name, *given, "--out", "x.npy")
+        assert (code, err.count("\n") < 3) == (0, True), err
+        sampler = DDIMSampler(NoiseSchedule.linear(), 3, clip=(-1, 1))
+        wanted = sampler.sample(lambda x, t: made.unet(x, t).sample, (2, 3, 8, 8), seed=5)
+        np.testing.assert_allclose(np.load(tmp_path / "x.npy"), wanted.numpy(), rtol=0, atol=1e-5)
+    said, _, _ = run("sample", "--model", "./nowhere", *given, "--out", "x.npy")
+    assert "nowhere holds no scheduler_config.json" in str(said)
+
+
+def test_check_prints_what_it_found(run: Run, tmp_path: Path) -> None:
+    with np.load(Path(__file__).parent / "golden" / "digits.npz") as file:
+        np.save(tmp_path / "digits.npy", file["images"])
+    code, out, _ = run("check", "--data", "digits.npy", "--num", "32", "--device", "cpu")
+    assert (code, out.splitlines()[0]) == (0, "mnist, 32 images")
+    found = json.loads(run("check", "--data", "digits.npy", "--num", "32", "--device", "cpu", "--json")[1])
+    assert found["summary"] == out.splitlines()[-1]
+    assert "must hold bytes of shape (N, 3)" in str(run("check", "--model", "mymodule:flat", "--data", "digits.npy")[0])
 
 
 def test_sample_that_is_stopped_says_so(run: Run, tmp_path: Path) -> None:

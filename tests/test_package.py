@@ -42,6 +42,7 @@ PUBLIC = [
     "WeightsError",
     "__version__",
     "accelerate",
+    "check_model",
     "learn_plan",
     "load_learned",
     "load_pretrained",

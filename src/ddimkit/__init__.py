@@ -5,6 +5,7 @@ from ddimkit.errors import DDIMKitError, GraphError, NonFiniteError, WeightsErro
 from ddimkit.learning import LearnedSampler, learn_plan, load_learned, optimize_timesteps
 from ddimkit.loop import SamplerState
 from ddimkit.models.bundle import ModelBundle, load_pretrained
+from ddimkit.models.check import check_model
 from ddimkit.models.unet import UNet, UNetConfig
 from ddimkit.plan import Plan
 from ddimkit.prediction import DynamicThreshold
@@ -39,6 +40,7 @@ __all__ = [
     "WeightsError",
     "__version__",
     "accelerate",
+    "check_model",
     "learn_plan",
     "load_learned",
     "load_pretrained",

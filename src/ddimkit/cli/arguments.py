@@ -2,17 +2,22 @@
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast, get_args
 
+import numpy as np
 import torch
 import typer
+from numpy.typing import NDArray
 
+from ddimkit.interop.diffusers import from_pipeline
 from ddimkit.learning import LearnedSampler
 from ddimkit.loop import check_device
 from ddimkit.models.bundle import ModelBundle, load_pretrained
+from ddimkit.models.data import DatasetName, load_images
 from ddimkit.quality.evaluator import Evaluator, load_evaluator
 from ddimkit.samplers.named import MAKERS
 from ddimkit.sampling import PlanSampler
@@ -34,12 +39,18 @@ __all__ = [
     "make_sampler",
     "numbers",
     "place_model",
+    "read_images",
     "read_table",
 ]
 
 T = TypeVar("T")
 
-ModelOption = Annotated[str, typer.Option("--model", help="A bundled model's name, or package.module:name of a ModelBundle.")]
+# One of them lies in every folder of a pipeline or a model.
+_FOLDER_FILES = ("model_index.json", "config.json")
+
+ModelOption = Annotated[
+    str, typer.Option("--model", help="A bundled model's name, a folder of diffusers, or package.module:name of a ModelBundle.")
+]
 SamplerOption = Annotated[str, typer.Option("--sampler", help=f"{', '.join(MAKERS)}, or package.module:name of a sampler class.")]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Number of steps; 50 if there are no --timesteps either.")]
 TimestepsOption = Annotated[str | None, typer.Option("--timesteps", help="The timesteps themselves, as in 999,500,24.")]
@@ -59,7 +70,10 @@ def numbers(text: str, kind: Callable[[str], T], option: str) -> list[T]:
 
 
 def find_model(name: str) -> ModelBundle:
-    """The model that ``--model`` names: a bundled one, or one of a module of the user's."""
+    """The model that ``--model`` names: a bundled one, a folder of diffusers, or one of a module of the user's."""
+    path = Path(name)
+    if any((path / file).is_file() for file in _FOLDER_FILES) or (":" not in name and {"/", os.sep} & set(name)):
+        return from_pipeline(path)
     if ":" not in name:
         return load_pretrained(name)
     found = _imported(name, "model")
@@ -153,3 +167,16 @@ def _imported(name: str, what: str) -> object:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{what} {name!r} cannot be imported ({error}): write package.module:name") from error
     return found
+
+
+def read_images(bundle: ModelBundle, data: Path) -> NDArray[np.uint8]:
+    """Real images (N, C, H, W), bytes."""
+    if data.suffix == ".npy":
+        images: NDArray[Any] = np.load(data, allow_pickle=False)
+        if images.dtype != np.uint8 or images.shape[1:] != bundle.sample_shape:
+            raise ValueError(f"{data} must hold bytes of shape (N, {', '.join(map(str, bundle.sample_shape))}), got {images.shape}")
+    elif bundle.name in get_args(DatasetName):
+        images, _ = load_images("cifar10" if bundle.name == "cifar10" else "mnist", data)
+    else:
+        raise ValueError(f"--data of the model {bundle.name!r} must be a .npy file of bytes (N, C, H, W), got {data}")
+    return images

@@ -2,17 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 import typer
-from numpy.typing import NDArray
 
-from ddimkit.cli.arguments import DeviceOption, JsonOption, ModelOption, find_model, place_model
+from ddimkit.cli.arguments import DeviceOption, JsonOption, ModelOption, find_model, place_model, read_images
 from ddimkit.learning import KernelObjective, learn_plan, load_extractor
-from ddimkit.models.bundle import ModelBundle
-from ddimkit.models.data import DatasetName, load_images
 from ddimkit.quality.features import Extractor
 from ddimkit.quality.network import load_network
 from ddimkit.samplers import DPMSolverPPSampler
@@ -63,7 +59,7 @@ def learn(
     found = learn_plan(
         [bundle.sampler(DPMSolverPPSampler, steps=calls, order=order, eta=float(noise)) for order in orders],
         bundle,
-        objective=KernelObjective(_images(bundle, data), network, data.name),
+        objective=KernelObjective(read_images(bundle, data), network, data.name),
         batches=batches,
         batch_size=batch_size,
         seed=seed,
@@ -87,16 +83,3 @@ def _extractor(model: str, path: Path | None, device: torch.device) -> Extractor
     if ":" in model:
         raise ValueError(f"--model {model} has no feature network of its own: give --extractor FILE, or use learn_plan from Python")
     return load_extractor(model, device=device)
-
-
-def _images(bundle: ModelBundle, data: Path) -> NDArray[np.uint8]:
-    """Real images (N, C, H, W), bytes."""
-    if data.suffix == ".npy":
-        images: NDArray[Any] = np.load(data, allow_pickle=False)
-        if images.dtype != np.uint8 or images.shape[1:] != bundle.sample_shape:
-            raise ValueError(f"{data} must hold bytes of shape (N, {', '.join(map(str, bundle.sample_shape))}), got {images.shape}")
-    elif bundle.name in get_args(DatasetName):
-        images, _ = load_images("cifar10" if bundle.name == "cifar10" else "mnist", data)
-    else:
-        raise ValueError(f"--data of the model {bundle.name!r} must be a .npy file of bytes (N, C, H, W), got {data}")
-    return images

@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from ddimkit.cli.check import check
 from ddimkit.cli.display import INTERRUPTED
 from ddimkit.cli.learn import learn
 from ddimkit.cli.plan import plan
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (sample, plan, sweep, recommend, learn):
+for command in (sample, plan, sweep, recommend, learn, check):
     app.command()(command)
 
 
