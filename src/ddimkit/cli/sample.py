@@ -80,7 +80,7 @@ def sample(
         made = make_sampler(bundle, sampler, steps, timesteps, spacing, eta)
     else:
         made = read_table(bundle, table, None if sampler == "ddim" else sampler, steps, timesteps, spacing, eta)
-    if grid is not None:
+    if grid is not None and bundle.decode is None:
         _check_drawable(bundle.sample_shape)
     shape = (num, *bundle.sample_shape)
     written = _write(_draw(made, bundle, shape, seed, device, batch_size or _batch_size(bundle.sample_shape)), grid, out)
@@ -117,9 +117,8 @@ def _draw(
     where = place_model(bundle, device)
     with progress_bar(passing=True) as bar:
         task = bar.add_task("sampling", total=sampler.nfe * math.ceil(shape[0] / batch_size))
-        images = sampler.sample(
-            bundle.model, shape, seed=seed, device=where, callback=lambda _: bar.advance(task), batch_size=batch_size
-        )
+        seeds = sampler.seeds(seed, shape[0])
+        images = bundle.draw(sampler, seeds, device=where, callback=lambda _: bar.advance(task), batch_size=batch_size)
     return images.float().cpu().numpy()
 
 
