@@ -90,6 +90,7 @@ _SIGNATURE_FIXES = (
 
 # Modules whose names are documented where users import them from.
 _REEXPORTED = {
+    "ddimkit._guided.": "ddimkit.guidance.",
     "ddimkit._state.": "ddimkit.loop.",
     "ddimkit.learning.objectives.": "ddimkit.learning.",
     "ddimkit.learning.search.": "ddimkit.learning.",

@@ -39,6 +39,8 @@ ORDER = (
     "speed",
     "graphs",
     "analytic",
+    "_guided",
+    "guidance",
     "_training",
     "models",
     "quality",

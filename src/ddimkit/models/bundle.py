@@ -6,7 +6,7 @@ in the metadata. Nothing is ever unpickled.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -18,6 +18,7 @@ from ddimkit._modes import module_of
 from ddimkit._numbers import sizes
 from ddimkit._repr import short_repr
 from ddimkit.errors import WeightsError
+from ddimkit.guidance import Guided, classifier_free
 from ddimkit.loop import Model, check_device
 from ddimkit.models.conditions import Conditions, Decode, check_conditions, check_images
 from ddimkit.models.unet import UNet, channels_last
@@ -57,6 +58,8 @@ class ModelBundle:
         conditions: the model's further arguments for samples of some seeds, as
             :func:`~ddimkit.models.conditions.seed_labels` gives them: each tensor has one entry a sample, and the entry follows
             from the sample's seed alone. What is no tensor is shared by all samples. None for a model of x and t only.
+        unconditional: what a model without conditions is given in their place, by their names, as in ``{"labels": 10}``: what
+            :meth:`guided` guides away from. None where the model knows no such thing.
         decode: images of the latents that the model draws, as :func:`~ddimkit.models.conditions.latent_decoder` gives them; None
             for a model that draws images. ``sample_shape`` is that of the latents.
 
@@ -74,6 +77,7 @@ class ModelBundle:
     name: str = "model"
     figures: Mapping[str, Any] = field(default_factory=dict[str, Any])
     conditions: Conditions | None = None
+    unconditional: Mapping[str, Any] | None = None
     decode: Decode | None = None
 
     __repr__ = short_repr
@@ -104,6 +108,25 @@ class ModelBundle:
         """
         settings: dict[str, Any] = {"prediction": self.prediction, "clip": self.clip, **kwargs}
         return make(self.schedule, *args, **settings)
+
+    def guided(self, scale: float, *, interval: tuple[int, int] | None = None, rescale: float = 0.0) -> "ModelBundle":
+        """The same with :func:`~ddimkit.guidance.classifier_free` guidance away from :attr:`unconditional`.
+
+        Args:
+            scale: w; 1 is the model itself.
+            interval: as for :func:`~ddimkit.guidance.classifier_free`.
+            rescale: as for :func:`~ddimkit.guidance.classifier_free`.
+
+        Raises:
+            ValueError: the bundle has no ``unconditional``, or a number is out of range.
+        """
+        if not self.unconditional:
+            raise ValueError(
+                f"the model {self.name!r} cannot be guided: its bundle has no unconditional=, as {{'labels': 10}} where "
+                "label 10 stands for none"
+            )
+        guided = classifier_free(self.model, scale, self.unconditional, interval=interval, rescale=rescale)
+        return replace(self, model=guided)
 
     def model_kwargs(self, seeds: Sequence[int], device: torch.device | str | None = None) -> dict[str, Any]:
         """The model's further arguments for samples of some seeds; empty where the bundle has no :attr:`conditions`.
@@ -194,12 +217,16 @@ class ModelBundle:
     def weights_sha256(self) -> str | None:
         """Hash of the model's parameters and buffers, names and bytes; None for a model that neither is nor holds a module.
 
-        Half precision, where :func:`~ddimkit.speed.acceleration.accelerate` chose it, is part of it: it makes other images.
+        Half precision, where :func:`~ddimkit.speed.acceleration.accelerate` chose it, and guidance are part of it: they make other
+        images. A guided function has no hash.
         """
         module = module_of(self.model)
         if module is None:
             return None
-        digest = hashlib.sha256()
+        guided = [part for part in module.modules() if isinstance(part, Guided)]
+        if any(part.has_functions for part in guided):
+            return None
+        digest = hashlib.sha256("".join(part.settings for part in guided).encode())
         if isinstance(self.model, Accelerated) and self.model.choices.precision != "float32":
             digest.update(self.model.choices.precision.encode())
         for name, value in sorted(module.state_dict().items()):
