@@ -92,6 +92,9 @@ _SIGNATURE_FIXES = (
 _REEXPORTED = {
     "ddimkit._guided.": "ddimkit.guidance.",
     "ddimkit._state.": "ddimkit.loop.",
+    "ddimkit.editing.inpainting.": "ddimkit.editing.",
+    "ddimkit.editing.interpolation.": "ddimkit.editing.",
+    "ddimkit.editing.part_way.": "ddimkit.editing.",
     "ddimkit.learning.objectives.": "ddimkit.learning.",
     "ddimkit.learning.search.": "ddimkit.learning.",
     "ddimkit.speed.graphs.": "ddimkit.graphs.",

@@ -41,6 +41,7 @@ ORDER = (
     "analytic",
     "_guided",
     "guidance",
+    "editing",
     "_training",
     "models",
     "quality",
