@@ -36,7 +36,7 @@ __all__ = [
     "walks",
 ]
 
-SPACINGS: tuple[Spacing, ...] = ("trailing", "leading", "linspace", "quadratic", "log_snr")
+SPACINGS: tuple[Spacing, ...] = ("trailing", "leading", "linspace", "quadratic", "log_snr", "karras")
 """Every spacing that gives exactly as many timesteps as it is told."""
 
 BUILT_IN: dict[str, Callable[[int], NoiseSchedule]] = {
