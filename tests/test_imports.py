@@ -35,6 +35,7 @@ ORDER = (
     "_state",
     "loop",
     "sampling",
+    "brownian",
     "samplers",
     "speed",
     "graphs",
