@@ -148,6 +148,15 @@ def test_sample_draws_labels_with_guidance(run: Run, tmp_path: Path) -> None:
         assert np.array_equal(np.load(tmp_path / "x.npy"), expected.numpy())
 
 
+def test_sweep_measures_a_guided_model(run: Run, tmp_path: Path) -> None:
+    settings = ("--steps", "4", "--eta", "0", "--num", "2", "--rounds", "1", "--device", "cpu", "--baseline", "ddim:5")
+    args = ("sweep", "--model", "mymodule:conditional", "--sampler", "ddim", *settings)
+    assert run(*args, "--guidance", "2", "--out", "two")[0] == 0
+    assert labels(tmp_path / "two") == ["DDIM-5", "DDIM-4"]
+    code, _, err = run(*args, "--guidance", "3", "--out", "two")
+    assert "two holds a sweep of another model" in f"{code}{err}"
+
+
 def test_sample_decodes_latents(run: Run, tmp_path: Path) -> None:
     assert run("sample", "--model", "mymodule:latent", "--steps", "4", "--num", "2", "--out", "x.npy", "--grid", "x.png")[0] == 0
     expected = toy().sampler(DDIMSampler, steps=4).sample(smooth, (2, *SHAPE), seed=0) / 2

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ddimkit.guidance import Guided
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.samplers import DDIMSampler, DDPMSampler
 from ddimkit.samplers.named import SamplerMaker, dpm_2m, dpm_2m_sde
@@ -85,6 +86,8 @@ def model_code(bundle: ModelBundle) -> str:
 
 
 def _code(function: object) -> str:
+    if isinstance(function, Guided):
+        return f"{function.settings} of {_code(function.model)}"
     if isinstance(function, torch.nn.Module):
         return type(function).__qualname__
     kind = function if inspect.isroutine(function) else type(function)
