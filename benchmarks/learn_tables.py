@@ -74,7 +74,7 @@ def draw_picture(bundle: ModelBundle, path: Path) -> None:
     samplers: dict[str, PlanSampler] = {**tables, **ddim, **ddpm}
     figure, axes = plt.subplots(len(samplers), 1, figsize=(9, 0.62 * len(samplers)))
     for axis, (name, sampler) in zip(np.atleast_1d(axes), samplers.items(), strict=True):
-        images = sampler.sample(bundle.model, (SEEN, *bundle.sample_shape), seed=range(SEEN))
+        images = bundle.draw(sampler, range(SEEN))
         axis.imshow(tile(images.numpy(), SEEN), interpolation="nearest")
         axis.set_axis_off()
         axis.text(-0.01, 0.5, name, transform=axis.transAxes, ha="right", va="center", fontsize=11)

@@ -155,7 +155,7 @@ def make_study(bundle: ModelBundle, evaluator: Evaluator, grid: Grid, arguments:
     source = f"committed study, {machine.get('gpu') or '{processor}, {cores} cores'.format(**machine)}"
     rows = [replace(row, source=row.source or source, predicted=Evaluation(evaluator).predict(row.sampler)) for row in rows]
     rows += [] if since is None else [row for row in since.rows if row.label not in labels]
-    model = {"name": bundle.name, "weights_sha256": bundle.weights_sha256(), "sample_shape": list(bundle.sample_shape)}
+    model = bundle.identity()
     settings = {"grid": arguments.grid, **asdict(grid), "noise": rows[0].record["noise"], "compiled": arguments.compile}
     return Study(
         model,

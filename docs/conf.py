@@ -90,7 +90,11 @@ _SIGNATURE_FIXES = (
 
 # Modules whose names are documented where users import them from.
 _REEXPORTED = {
+    "ddimkit._guided.": "ddimkit.guidance.",
     "ddimkit._state.": "ddimkit.loop.",
+    "ddimkit.editing.inpainting.": "ddimkit.editing.",
+    "ddimkit.editing.interpolation.": "ddimkit.editing.",
+    "ddimkit.editing.part_way.": "ddimkit.editing.",
     "ddimkit.learning.objectives.": "ddimkit.learning.",
     "ddimkit.learning.search.": "ddimkit.learning.",
     "ddimkit.speed.graphs.": "ddimkit.graphs.",

@@ -10,6 +10,7 @@ import numpy as np
 
 from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, NoiseSchedule, Plan, PlanSampler, UniPCSampler
 from ddimkit.analytic import gaussian_moments
+from ddimkit.samplers import DEISSampler, GradientEstimationSampler, SASolverSampler
 from ddimkit.schedule import FloatArray
 
 __all__ = ["PublishedThirdOrder", "page", "seeded_error", "slopes", "warm_error"]
@@ -55,7 +56,7 @@ def seeded_error(make: Make, S: int, variance: float) -> float:
     for k in range(extra, len(plan) - 1):
         s, n = schedule.signal[plan.t[k]], schedule.noise[plan.t[k]]
         now = s * variance / (s * s * variance + n * n) * x
-        x = plan.a[k] * x + plan.b[k] @ np.array([now, *history])
+        x = plan.a[k] * x + plan.b[k, : 1 + len(history)] @ np.array([now, *history])
         history = [now, *history][: plan.b.shape[1] - 1]
     return float(abs(x - width[0]))
 
@@ -84,6 +85,11 @@ def page() -> str:
         ("the published third-order multistep code", _of_order(PublishedThirdOrder, 3), True),
         *((f"DPM-Solver++ of order {p} for the SDE", _of_order(DPMSolverPPSampler, p, eta=1), False) for p in (1, 2, 3)),
         *((f"UniPC of order {p}", _of_order(UniPCSampler, p), True) for p in (1, 2, 3)),
+        *((f"DEIS of order {p}", _of_order(DEISSampler, p), True) for p in (2, 3)),
+        *((f"iPNDM of order {p}", lambda s, p=p, **k: DEISSampler(s, order=p, variant="ipndm", **k), True) for p in (2, 3)),
+        *((f"SA-Solver of order {p}, eta 0", _of_order(SASolverSampler, p, eta=0, corrector_order=p), True) for p in (1, 2, 3)),
+        ("SA-Solver of order 2, eta 1", SASolverSampler, False),
+        ("gradient estimation, gamma 2", GradientEstimationSampler, True),
     ]
     head = (
         "sampler",

@@ -69,8 +69,7 @@ def draw(name: str) -> list[Path]:
     PICTURES.mkdir(exist_ok=True)
     drawn = [save_png(lambda chart=chart: chart.draw(False), PICTURES / f"{name}-{chart.name}.png") for chart in charts_of(study)]  # type: ignore[misc]
     shown = [row for row in _shown(study) if row.calls <= _SHOWN_CALLS]
-    shape = (_SEEDS, *bundle.sample_shape)
-    images = {row.label: row.sampler.sample(bundle.model, shape, seed=range(_SEEDS)).numpy() for row in shown}
+    images = {row.label: bundle.draw(row.sampler, range(_SEEDS)).numpy() for row in shown}
     return [*drawn, save_png(lambda: draw_samples(replace(study, images=images)), PICTURES / f"{name}-samples.png")]
 
 

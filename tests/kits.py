@@ -13,9 +13,12 @@ OTHER: dict[str, dict[str, Any]] = {
     "DDPMSampler": {"variance": "fixed_large"},
     "DPMSolverPPSampler": {"order": 1, "eta": 1.0},
     "UniPCSampler": {"order": 1, "variant": "bh1"},
+    "DEISSampler": {"order": 1, "variant": "ipndm"},
+    "SASolverSampler": {"order": 1, "corrector_order": 0, "eta": 0.3},
+    "GradientEstimationSampler": {"gamma": 1.5},
 }
 """Another value of each setting, by class; where a test's own setting is that value, the second of its pair in `SECOND`."""
-SECOND: dict[str, Any] = {"eta": 0.0, "variance": "fixed_small", "order": 2, "variant": "bh2"}
+SECOND: dict[str, Any] = {"eta": 0.0, "variance": "fixed_small", "order": 2, "variant": "bh2", "corrector_order": 1, "gamma": 2.0}
 
 
 def of(kind: type[PlanSampler], **settings: Any) -> Maker:
@@ -29,7 +32,8 @@ def of(kind: type[PlanSampler], **settings: Any) -> Maker:
 def others_of(kind: type[PlanSampler], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Another value of each setting that the class adds, different from the ones given."""
     named = next((OTHER[base.__name__] for base in kind.__mro__ if base.__name__ in OTHER), {})
-    return {name: SECOND[name] if settings.get(name) == value else value for name, value in named.items()}
+    second = {**SECOND, **({"variant": "rho_ab"} if kind.__name__ == "DEISSampler" else {})}
+    return {name: second[name] if settings.get(name) == value else value for name, value in named.items()}
 
 
 def conformance(make: Maker, schedule: NoiseSchedule = SamplerConformance.schedule, **attributes: Any) -> type[SamplerConformance]:

@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from ddimkit import DDIMSampler, DDPMSampler, LearnedSampler, NoiseSchedule, Plan
+from ddimkit.editing import image_to_image, inpaint
+from ddimkit.guidance import classifier_free
 from ddimkit.quality.network import FeatureNetwork, FeatureNetworkConfig, save_network
 from ddimkit.tradeoff import _timing as timing
 from ddimkit.tradeoff import evaluation
@@ -37,6 +39,7 @@ import os
 from studies import toy, toy_evaluator
 from plugins import AdamsBashforth2
 from probes import smooth
+from ddimkit.models.conditions import seed_labels
 
 class Stopping:
     calls, stop_at = 0, None
@@ -50,6 +53,12 @@ class Stopping:
 model = Stopping()
 bundle = toy(model)
 flat = toy(smooth, name="flat")
+
+def labelled(x, t, labels):
+    return smooth(x, t) + labels[:, None, None, None] / 8
+
+conditional = toy(labelled, conditions=seed_labels(4), unconditional={"labels": 4}, name="conditional")
+latent = toy(smooth, decode=lambda z: z / 2, name="latent")
 object.__setattr__(flat, "sample_shape", (3,))
 
 evaluator = toy_evaluator()
@@ -145,6 +154,101 @@ def test_check_prints_what_it_found(run: Run, tmp_path: Path) -> None:
     found = json.loads(run("check", "--data", "digits.npy", "--num", "32", "--device", "cpu", "--json")[1])
     assert found["summary"] == out.splitlines()[-1]
     assert "must hold bytes of shape (N, 3)" in str(run("check", "--model", "mymodule:flat", "--data", "digits.npy")[0])
+
+
+def labelled(x: Any, t: Any, labels: Any) -> Any:
+    return smooth(x, t) + labels[:, None, None, None] / 8
+
+
+def test_sample_draws_labels_with_guidance(run: Run, tmp_path: Path) -> None:
+    base = ("sample", "--model", "mymodule:conditional", "--steps", "4", "--num", "3", "--device", "cpu", "--out", "x.npy")
+    sampler, shape = toy().sampler(DDIMSampler, steps=4), (3, *SHAPE)
+    for options, labels, scale in (
+        ((), [s % 4 for s in sampler.seeds(0, 3)], 1.0),
+        (("--label", "2"), [2, 2, 2], 1.0),
+        (("--label", "2", "--guidance", "2.5"), [2, 2, 2], 2.5),
+    ):
+        assert run(*base, *options)[0] == 0
+        model = classifier_free(labelled, scale, {"labels": 4})
+        expected = sampler.sample(model, shape, seed=0, model_kwargs={"labels": torch.tensor(labels)})
+        assert np.array_equal(np.load(tmp_path / "x.npy"), expected.numpy())
+
+
+def test_sweep_measures_a_guided_model(run: Run, tmp_path: Path) -> None:
+    settings = ("--steps", "4", "--eta", "0", "--num", "2", "--rounds", "1", "--device", "cpu", "--baseline", "ddim:5")
+    args = ("sweep", "--model", "mymodule:conditional", "--sampler", "ddim", *settings)
+    assert run(*args, "--guidance", "2", "--out", "two")[0] == 0
+    assert labels(tmp_path / "two") == ["DDIM-5", "DDIM-4"]
+    code, _, err = run(*args, "--guidance", "3", "--out", "two")
+    assert "two holds a sweep of another model" in f"{code}{err}"
+
+
+def test_sample_decodes_latents(run: Run, tmp_path: Path) -> None:
+    assert run("sample", "--model", "mymodule:latent", "--steps", "4", "--num", "2", "--out", "x.npy", "--grid", "x.png")[0] == 0
+    expected = toy().sampler(DDIMSampler, steps=4).sample(smooth, (2, *SHAPE), seed=0) / 2
+    assert np.array_equal(np.load(tmp_path / "x.npy"), expected.numpy())
+
+
+def test_sample_edits_pictures(run: Run, tmp_path: Path) -> None:
+    from matplotlib import image
+
+    grey = np.linspace(0, 255, 16).reshape(4, 4).astype(np.uint8)
+    image.imsave(tmp_path / "x.png", np.stack([grey] * 3, axis=2))
+    hole = np.zeros((4, 4))
+    hole[1:3] = 1
+    image.imsave(tmp_path / "hole.png", hole, cmap="gray", vmin=0, vmax=1)
+    picture = grey.astype(np.float32) / 255 * 2 - 1
+    base = ("sample", *MINE, "--eta", "0.5", "--num", "3", "--batch-size", "2", "--device", "cpu", "--out", "y.npy")
+    sampler, x = toy().sampler(DDIMSampler, steps=4, eta=0.5), torch.from_numpy(picture).expand(3, 1, 4, 4)
+
+    code, out, _ = run(*base, "--from-image", "x.png", "--strength", "0.75", "--json")
+    assert code == 0
+    assert json.loads(out)["options"] == {"from_image": "x.png", "strength": 0.75}
+    made = np.load(tmp_path / "y.npy")
+    assert np.allclose(made, image_to_image(sampler, smooth, x, strength=0.75, seed=0).numpy(), atol=1e-6)
+    np.save(tmp_path / "three.npy", x.numpy())
+    np.save(tmp_path / "hole.npy", hole)
+    for given in (("x.png", "hole.png"), ("three.npy", "hole.npy")):
+        code, out, _ = run(*base, "--from-image", given[0], "--mask", given[1])
+        assert (code, out.strip()) == (0, f"3 samples, drawn from {given[0]}, seed 0: y.npy")
+        made, mask = np.load(tmp_path / "y.npy"), torch.from_numpy(hole).float()
+        assert np.allclose(made, inpaint(sampler, smooth, x, mask, seed=0).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--label", "2"), "--label: the model 'toy' takes no labels"),
+        (("--guidance", "2"), "the model 'toy' cannot be guided"),
+        (("--mask", "hole.png"), "--mask needs --from-image"),
+        (("--strength", "0.5"), "--strength needs --from-image"),
+        (("--from-image", "x.npy", "--strength", "0"), "--strength must lie in (0, 1], got 0.0"),
+        (("--from-image", "x.npy", "--strength", "0.5", "--mask", "x.npy"), "--strength does not go with --mask"),
+        (("--from-image", "x.jpg"), "--from-image must be a .png or a .npy file, got x.jpg"),
+        (("--from-image", "none.png"), "--from-image none.png: there is no such file"),
+        (("--from-image", "small.npy"), "must have the model's shape (1, 4, 4), got (1, 3, 3)"),
+        (("--from-image", "bytes.npy"), "must hold floating point numbers, got uint8"),
+        (("--from-image", "bright.npy"), "of numbers in [−1, 1]"),
+        (("--from-image", "x.npy", "--mask", "small.npy"), "--mask small.npy must be (4, 4) of numbers in [0, 1], got (1, 3, 3)"),
+        (("--from-image", "x.npy", "--mask", "bright.npy"), "--mask bright.npy must be (4, 4) of numbers in [0, 1]"),
+        (("--model", "mymodule:latent", "--from-image", "x.npy"), "--from-image: the model 'latent' draws latents"),
+        (("--model", "mymodule:conditional", "--label", "-1"), "--label must lie in 0.., got -1"),
+    ],
+)
+def test_edits_that_cannot_be_are_refused_in_a_line(run: Run, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    for name, numbers in {
+        "x": np.zeros((1, 4, 4), np.float32),
+        "small": np.zeros((1, 3, 3), np.float32),
+        "bright": np.full((1, 4, 4), 255.0),
+        "bytes": np.zeros((1, 4, 4), np.uint8),
+    }.items():
+        np.save(tmp_path / f"{name}.npy", numbers)
+    code, out, err = run("sample", *MINE, "--num", "2", "--out", "y.npy", *options)
+    assert out == ""
+    assert message in f"{code}{err}"
+    assert len(f"{code}{err}".strip().splitlines()) == 1
+    assert sys.modules["mymodule"].model.calls == 0
+    assert not (tmp_path / "y.npy").exists()
 
 
 def test_sample_that_is_stopped_says_so(run: Run, tmp_path: Path) -> None:

@@ -200,7 +200,10 @@ PERTURBATIONS: list[tuple[type[PlanSampler], dict[str, Any]]] = [
     (DDIMSampler, {"steps": 6}),
     (DDIMSampler, {"steps": None, "timesteps": (99, 50, 2)}),
     (DDIMSampler, {"schedule": NoiseSchedule.cosine(100)}),
-    *((DDIMSampler, {"spacing": spacing}) for spacing in ("leading", "linspace", "quadratic", "log_snr", "quadratic_song2021")),
+    *(
+        (DDIMSampler, {"spacing": spacing})
+        for spacing in ("leading", "linspace", "quadratic", "log_snr", "karras", "quadratic_song2021")
+    ),
     *((DDIMSampler, {"prediction": prediction}) for prediction in ("x0", "v", "flow")),
     (DDIMSampler, {"clip": (-0.5, 0.5)}),
     (DDIMSampler, {"eta": 0.5}),

@@ -130,6 +130,21 @@ def test_log_snr_of_the_named_schedules_equals_brute_force(name: str, zero_termi
             assert list(spaced(schedule, S, "log_snr")) == brute_force_log_snr(schedule.log_snr.tolist(), S)
 
 
+@pytest.mark.promise(2)
+@given(schedule=st.one_of(schedules(max_size=40, zero_terminal=None), built_in_schedules(max_size=80)), data=st.data())
+def test_karras_equals_brute_force(schedule: NoiseSchedule, data: st.DataObject) -> None:
+    """Karras and others' equation 5 with ρ = 7: of each σ the timestep nearest in σ^(1/7)."""
+    S, T = data.draw(st.integers(1, schedule.num_timesteps)), schedule.num_timesteps
+    roots = [(n / s) ** (1 / 7) if s else float("inf") for s, n in zip(schedule.signal, schedule.noise, strict=True)]
+    values = spaced(schedule, S, "karras")
+    assert_valid(values, T, S)
+    assert list(values) == brute_force_log_snr([-root for root in roots], S)
+    if S > 2 and schedule.signal[-1] > 0 and T > 20 * S:
+        for i, t in enumerate(values):
+            sigma = (roots[-1] + i / (S - 1) * (roots[0] - roots[-1])) ** 7
+            assert min(abs(root - sigma ** (1 / 7)) for root in roots) >= abs(roots[t] - sigma ** (1 / 7)) - 1e-12
+
+
 def test_log_snr_of_a_long_schedule_is_equally_spaced() -> None:
     schedule = NoiseSchedule.linear(1000)
     chosen = schedule.log_snr[list(spaced(schedule, 20, "log_snr"))]

@@ -29,6 +29,7 @@ from ddimkit._compilers import COMPILER, has_compiler
 __all__ = [
     "NOISE_SCHEME",
     "NORMAL_SCHEME",
+    "STREAM_BROWNIAN",
     "STREAM_EDIT",
     "STREAM_SAMPLER",
     "STREAM_SEEDS",
@@ -59,6 +60,8 @@ STREAM_SAMPLER = 1
 """The stream of a sampler's own noise; the draw is the row's number."""
 STREAM_EDIT = 2
 """The stream of editing functions."""
+STREAM_BROWNIAN = 5
+"""The stream of Brownian paths; the draw is the place of a point of the path."""
 STREAM_SEEDS = 4
 """The stream of the seeds of a batch."""
 

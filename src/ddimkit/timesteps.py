@@ -8,10 +8,11 @@ leading            ``(T//S)(S−1−i)``: ends at 0, equal strides, starts below
 linspace           from T−1 to 0, both included
 quadratic          from T−1 to 0, the i-th from the end at ``(i/(S−1))²(T−1)``: dense near the image
 log_snr            equal steps of log-SNR, the nearest entries of the schedule (Lu et al. 2022)
+karras             equal steps of (n/s)^(1/7), the nearest entries of the schedule (Karras et al. 2022, eq. 5)
 quadratic_song2021 the list of the DDIM paper's code, from about 0.8 T; the one that may be shorter than S
 ================== =========================================================================================================
 
-linspace, quadratic and log_snr are made integers by one rule: ascending, ``m_i = max(floor(u_i + ½), m_{i−1} + 1)``, then
+linspace, quadratic, log_snr and karras are made integers by one rule: ascending, ``m_i = max(floor(u_i + ½), m_{i−1} + 1)``, then
 ``min(m_i, T − S + i)``.
 """
 
@@ -27,7 +28,9 @@ from ddimkit.schedule import NoiseSchedule
 
 __all__ = ["Spacing", "TimestepsLike", "pairs"]
 
-Spacing = Literal["trailing", "leading", "linspace", "quadratic", "log_snr", "quadratic_song2021"]
+_RHO = 7
+
+Spacing = Literal["trailing", "leading", "linspace", "quadratic", "log_snr", "karras", "quadratic_song2021"]
 """The name of a spacing, as in this module's table."""
 
 TimestepsLike = Sequence[int] | Tensor | NDArray[np.integer[Any]]
@@ -65,7 +68,7 @@ def spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing) -> SpacedTimes
     """The named subsequence, descending.
 
     Args:
-        schedule: gives T, and log-SNR for ``"log_snr"``.
+        schedule: gives T, and the levels for ``"log_snr"`` and ``"karras"``.
         steps: S, in 1..T.
         spacing: one of the names in this module's table.
 
@@ -86,7 +89,10 @@ def spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing) -> SpacedTimes
             rounded = [(2 * i**power * (total - 1) + gaps**power) // (2 * gaps**power) for i in range(count)]
             return _strictly(rounded if count > 1 else [total - 1], total)
         case "log_snr":
-            return _equal_log_snr(schedule, count)
+            return _equal_steps(schedule.log_snr, count)
+        case "karras":
+            with np.errstate(divide="ignore"):
+                return _equal_steps(-((schedule.noise / schedule.signal) ** (1 / _RHO)), count)
         case "quadratic_song2021":
             roots = np.linspace(0, np.sqrt(total * 0.8), count)
             return SpacedTimesteps(sorted({int(u) for u in roots**2}, reverse=True))
@@ -94,16 +100,17 @@ def spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing) -> SpacedTimes
             raise ValueError(f"spacing must be one of {', '.join(get_args(Spacing))}, got {spacing!r}")
 
 
-def _equal_log_snr(schedule: NoiseSchedule, count: int) -> SpacedTimesteps:
-    total, log_snr = schedule.num_timesteps, schedule.log_snr
+def _equal_steps(levels: NDArray[np.float64], count: int) -> SpacedTimesteps:
+    """The timesteps whose levels, descending with t, are nearest to equal steps from the last to the first."""
+    total = levels.size
     if count == 1:
         return SpacedTimesteps([total - 1])
-    if not np.isfinite(log_snr[-1]):
+    if not np.isfinite(levels[-1]):
         # Only the last entry can be infinite: it is kept, and the finite ones share the other steps.
-        finite = log_snr[:-1]
+        finite = levels[:-1]
         lower = _nearest(finite, np.linspace(finite[0], finite[-1], count - 1)) if count > 2 else [finite.size - 1]
         return SpacedTimesteps([total - 1, *_strictly(lower, total - 1)])
-    return _strictly(_nearest(log_snr, np.linspace(log_snr[0], log_snr[-1], count)), total)
+    return _strictly(_nearest(levels, np.linspace(levels[0], levels[-1], count)), total)
 
 
 def _nearest(descending: NDArray[np.float64], targets: NDArray[np.float64]) -> list[int]:

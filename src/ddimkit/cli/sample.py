@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,16 @@ from ddimkit.cli.arguments import (
     read_table,
 )
 from ddimkit.cli.display import progress_bar
+from ddimkit.cli.edits import (
+    Edit,
+    FromImageOption,
+    GuidanceOption,
+    LabelOption,
+    MaskOption,
+    StrengthOption,
+    conditioned,
+    read_edit,
+)
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.sampling import PlanSampler
 from ddimkit.tradeoff.report.samples import save_grid
@@ -46,6 +57,11 @@ def sample(
     table: TableOption = None,
     num: Annotated[int, typer.Option("--num", min=1, help="How many samples.")] = 16,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the whole batch; --json lists each sample's own.")] = 0,
+    label: LabelOption = None,
+    guidance: GuidanceOption = None,
+    from_image: FromImageOption = None,
+    strength: StrengthOption = None,
+    mask: MaskOption = None,
     grid: Annotated[Path | None, typer.Option("--grid", help="Write the samples as one PNG picture.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the samples as a NumPy .npy array (N, C, H, W) in [−1, 1].")
@@ -73,21 +89,34 @@ def sample(
         ddimkit sample --steps 10 --num 10000 --out many.npy
 
         ddimkit sample --table five.json --grid out.png
+
+        ddimkit sample --model mypackage.models:bundle --label 3 --guidance 2 --grid threes.png
+
+        ddimkit sample --from-image digit.png --strength 0.6 --grid out.png
+
+        ddimkit sample --from-image digit.png --mask white.png --grid out.png
     """
     _check_targets(grid, out)
-    bundle = find_model(model)
+    bundle = conditioned(find_model(model), label, guidance)
+    edit = read_edit(bundle, from_image, mask, strength, num)
     if table is None:
         made = make_sampler(bundle, sampler, steps, timesteps, spacing, eta)
     else:
         made = read_table(bundle, table, None if sampler == "ddim" else sampler, steps, timesteps, spacing, eta)
-    if grid is not None:
+    if grid is not None and bundle.decode is None:
         _check_drawable(bundle.sample_shape)
     shape = (num, *bundle.sample_shape)
-    written = _write(_draw(made, bundle, shape, seed, device, batch_size or _batch_size(bundle.sample_shape)), grid, out)
+    size = batch_size or _batch_size(bundle.sample_shape)
+    drawn = _draw(made, bundle, shape, seed, device, size) if edit is None else _edited(edit, made, bundle, num, seed, device, size)
+    written = _write(drawn, grid, out)
     if as_json:
-        print(json.dumps({"written": written, "record": made.record(shape, seed=seed)}))
+        options = {"label": label, "guidance": guidance, "from_image": from_image, "strength": strength, "mask": mask}
+        given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items() if value is not None}
+        record = made.record(shape, seed=seed)
+        print(json.dumps({"written": written, "record": record, **({"options": given} if given else {})}))
     else:
-        print(f"{num} samples, {made.nfe} model calls, seed {seed}: {', '.join(written)}")
+        said = f"{made.nfe} model calls" if edit is None else f"drawn from {from_image}"
+        print(f"{num} samples, {said}, seed {seed}: {', '.join(written)}")
 
 
 def _check_targets(grid: Path | None, out: Path | None) -> None:
@@ -117,10 +146,17 @@ def _draw(
     where = place_model(bundle, device)
     with progress_bar(passing=True) as bar:
         task = bar.add_task("sampling", total=sampler.nfe * math.ceil(shape[0] / batch_size))
-        images = sampler.sample(
-            bundle.model, shape, seed=seed, device=where, callback=lambda _: bar.advance(task), batch_size=batch_size
-        )
+        seeds = sampler.seeds(seed, shape[0])
+        images = bundle.draw(sampler, seeds, device=where, callback=lambda _: bar.advance(task), batch_size=batch_size)
     return images.float().cpu().numpy()
+
+
+def _edited(
+    edit: Edit, sampler: PlanSampler, bundle: ModelBundle, count: int, seed: int, device: str | None, batch_size: int
+) -> NDArray[Any]:
+    """Edited images (N, *), float32."""
+    where, seeds = place_model(bundle, device), sampler.seeds(seed, count)
+    return edit.draw(sampler, bundle, seeds, where, batch_size, sys.stderr.isatty()).float().cpu().numpy()
 
 
 def _write(images: NDArray[Any], grid: Path | None, out: Path | None) -> list[str]:

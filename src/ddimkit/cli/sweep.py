@@ -23,6 +23,7 @@ from ddimkit.cli.arguments import (
     numbers,
 )
 from ddimkit.cli.display import INTERRUPTED, Stages, comparison_rows, progress_bar, show_comparison, show_study
+from ddimkit.cli.edits import GuidanceOption, conditioned
 from ddimkit.cli.results import write_results
 from ddimkit.loop import check_device
 from ddimkit.models.bundle import ModelBundle
@@ -105,6 +106,7 @@ def sweep(
     eta: EtaOption = "0,0.2,0.5,1",
     eta_max_steps: EtaMaxStepsOption = 50,
     baseline: BaselineOption = None,
+    guidance: GuidanceOption = None,
     num: NumOption = 16,
     rounds: RoundsOption = None,
     quality_samples: QualitySamplesOption = None,
@@ -128,6 +130,8 @@ def sweep(
 
         ddimkit sweep --model mypackage.models:bundle --sampler mypackage.samplers:MySampler --baseline ddim:250
 
+        ddimkit sweep --model mypackage.models:bundle --guidance 2 --out guidance-2
+
         ddimkit sweep --quality-samples 2000 --full --out thorough
 
         ddimkit sweep --compare laptop/results.json server/results.json
@@ -135,7 +139,7 @@ def sweep(
     if compare is not None:
         _compare(*compare, as_json=as_json)
         return
-    bundle = find_model(model)
+    bundle = conditioned(find_model(model), None, guidance)
     base = None if baseline is None else find_baseline(bundle, baseline)
     counts, etas = _step_counts(steps, bundle.schedule.num_timesteps), numbers(eta, float, "--eta")
     kinds = _kinds(bundle, sampler, newcomer=sampler is None and steps is None)

@@ -17,7 +17,7 @@ from ddimkit.loop import Run, prepare
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.plan import Plan
 from ddimkit.sampling import BarePlanSampler, PlanSampler
-from ddimkit.step import Coefficients
+from ddimkit.step import Coefficients, Row
 
 __all__ = ["Drawing", "Learner"]
 
@@ -59,7 +59,12 @@ class Drawing:
     def run(self, coefficients: Coefficients, seeds: Sequence[int]) -> Run:
         """The run of some seeds, about to begin."""
         shape = len(seeds), *self.bundle.sample_shape
-        return prepare(coefficients, self.bundle.model, Arguments(shape, tuple(seeds), device=self.device))
+        given = self.bundle.model_kwargs(seeds, self.device)
+        return prepare(coefficients, self.bundle.model, Arguments(shape, tuple(seeds), device=self.device, model_kwargs=given))
+
+    def images(self, rows: Sequence[Row], run: Run, *, recompute: bool) -> Tensor:
+        """The images of a run whose rows are differentiable."""
+        return self.bundle.decoded(walk_rows(rows, run, recompute=recompute))
 
 
 class Learner:
@@ -120,7 +125,7 @@ class Learner:
         theta = self.theta.clone().requires_grad_()
         run = drawing.run(self._coefficients, seeds)
         with torch.enable_grad():
-            images = walk_rows(self.corrections.rows(theta, run.x), run, recompute=drawing.recompute)
+            images = drawing.images(self.corrections.rows(theta, run.x), run, recompute=drawing.recompute)
             loss = objective.loss(images, seeds)
             if not loss.requires_grad or loss.ndim:
                 raise ValueError(
@@ -174,7 +179,7 @@ class Learner:
         """The objective of the averaged corrections on some seeds, by the data of learning; drawn a batch at a time."""
         with torch.no_grad():
             runs = [drawing.run(self._coefficients, part) for part in _parts(seeds, drawing.batch_size)]
-            drawn = [walk_rows(self.corrections.rows(self.average, run.x), run, recompute=False) for run in runs]
+            drawn = [drawing.images(self.corrections.rows(self.average, run.x), run, recompute=False) for run in runs]
             return float(objective.loss(torch.cat(drawn), seeds))
 
     def move_timesteps(self, objective: LearningObjective, drawing: Drawing, seeds: Sequence[int]) -> "Learner":

@@ -30,7 +30,8 @@ def _kept(bundle: ModelBundle, device: torch.device, samples: int) -> int:
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         x = torch.zeros((samples, *bundle.sample_shape), device=device, requires_grad=True) * 1.0
-        output = ask(bundle.model, x, torch.zeros(samples, dtype=torch.int64, device=device))
+        given = bundle.model_kwargs(range(samples), device)
+        output = ask(bundle.model, x, torch.zeros(samples, dtype=torch.int64, device=device), **given)
     kept = sum(storages.values())
     if not isinstance(output, Tensor) or not _depends(output, x):
         raise ValueError(

@@ -151,8 +151,7 @@ class LearningRun:
         first, count, template = first_seed(self.settings["seed"], part), self.settings[f"{part}_images"], self.templates[0]
         sampler = PlanSampler.from_plan(template.schedule, plan, prediction=template.prediction, clip=template.clip)
         seeds, bundle = range(first, first + count), self.drawing.bundle
-        shape, size = (count, *bundle.sample_shape), self.drawing.batch_size
-        drawn = sampler.sample(bundle.model, shape, seed=seeds, device=self.drawing.device, batch_size=size)
+        drawn = bundle.draw(sampler, seeds, device=self.drawing.device, batch_size=self.drawing.batch_size)
         found = self.objective.estimate(drawn, seeds, part)
         if found.influence is None:
             raise ValueError("the objective's estimate has no influences, so that two tables cannot be compared: use Estimate.of")
@@ -198,6 +197,8 @@ class LearningRun:
         first, bundle = self.templates[0], self.drawing.bundle
         plans = [template.plan().to_dict() for template in self.templates]
         model = [bundle.weights_sha256(), bundle.sample_shape, first.prediction, repr(first.clip)]
+        if bundle.conditions is not None:
+            model.append(bundle.conditions_sha256())
         parts = [self.settings, _without_versions(self.objective.to_dict()), model, plans]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

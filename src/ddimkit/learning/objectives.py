@@ -191,7 +191,7 @@ def _draw(
     found = list[FloatArray]()
     for first in range(0, len(seeds), batch):
         part = list(seeds[first : first + batch])
-        images = sampler.sample(bundle.model, (len(part), *bundle.sample_shape), seed=part, device=device)
+        images = bundle.draw(sampler, part, device=device)
         if extractor is None:
             found.append(images.reshape(len(part), -1).to("cpu", torch.float64).numpy())
         else:

@@ -109,8 +109,7 @@ def evaluate_table(
     before = next((seed for seed in seeds if any(seed in span for span in used)), None)
     if before is not None:
         raise ValueError(f"seed {before} is one of those of learning: take seeds outside of {', '.join(map(str, used))}")
-    shape = len(seeds), *bundle.sample_shape
-    images = table.sample(bundle.model, shape, seed=seeds, batch_size=batch_size, device=device)
+    images = bundle.draw(table, seeds, batch_size=batch_size, device=device)
     quality = evaluator.evaluate(images, seeds)
     entry = {
         "extractor": label.extractor,

@@ -94,8 +94,7 @@ class TeacherObjective:
     def _teacher_images(self, seeds: Sequence[int], device: torch.device) -> Tensor:
         new = [seed for seed in seeds if seed not in self._drawn]
         if new:
-            shape = len(new), *self.bundle.sample_shape
-            drawn = self.teacher.sample(self.bundle.model, shape, seed=new, batch_size=self.batch, device=device)
+            drawn = self.bundle.draw(self.teacher, new, batch_size=self.batch, device=device)
             self._drawn.update(zip(new, drawn.cpu().unbind(), strict=True))
         found = torch.stack([self._drawn[seed] for seed in seeds])
         most = max(1, _MOST_KEPT // max(1, found[0].nbytes))

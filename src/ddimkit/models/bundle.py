@@ -5,21 +5,26 @@ in the metadata. Nothing is ever unpickled.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
+from ddimkit._arguments import model_device
 from ddimkit._modes import module_of
 from ddimkit._numbers import sizes
 from ddimkit._repr import short_repr
 from ddimkit.errors import WeightsError
-from ddimkit.loop import Model
+from ddimkit.guidance import Guided, classifier_free
+from ddimkit.loop import Model, check_device
+from ddimkit.models.conditions import Conditions, Decode, check_conditions, check_images
 from ddimkit.models.unet import UNet, channels_last
 from ddimkit.models.unet_config import UNetConfig
 from ddimkit.prediction import Clip, DynamicThreshold, Prediction, check_clip, check_prediction
+from ddimkit.sampling import Callback, PlanSampler
 from ddimkit.schedule import NoiseSchedule
 from ddimkit.speed.acceleration import Accelerated
 from ddimkit.weights._registry import find_published, weights_folder
@@ -35,6 +40,7 @@ _SCHEMA = 1
 _WEIGHTS = Path(__file__).parent / "weights"
 _PRETRAINED = {"mnist": "9de84233e447979705c35f8f44f6fb946eeded7effbf9c7f3c63130d2df8adaa"}
 _BESIDE = ("cifar10",)
+_HASHED_SEEDS = range(16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +55,13 @@ class ModelBundle:
         clip: how its x0_hat is to be clipped; None for not at all.
         name: a short name for reports.
         figures: whatever is known of its training, as plain JSON values.
+        conditions: the model's further arguments for samples of some seeds, as
+            :func:`~ddimkit.models.conditions.seed_labels` gives them: each tensor has one entry a sample, and the entry follows
+            from the sample's seed alone. What is no tensor is shared by all samples. None for a model of x and t only.
+        unconditional: what a model without conditions is given in their place, by their names, as in ``{"labels": 10}``: what
+            :meth:`guided` guides away from. None where the model knows no such thing.
+        decode: images of the latents that the model draws, as :func:`~ddimkit.models.conditions.latent_decoder` gives them; None
+            for a model that draws images. ``sample_shape`` is that of the latents.
 
     Raises:
         TypeError: a field of the wrong kind.
@@ -63,6 +76,9 @@ class ModelBundle:
     clip: Clip = None
     name: str = "model"
     figures: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    conditions: Conditions | None = None
+    unconditional: Mapping[str, Any] | None = None
+    decode: Decode | None = None
 
     __repr__ = short_repr
 
@@ -71,6 +87,10 @@ class ModelBundle:
             raise TypeError(f"model must be callable as model(x, t), got {type(self.model).__name__}")
         if not isinstance(self.schedule, NoiseSchedule):
             raise TypeError(f"schedule must be a NoiseSchedule, got {type(self.schedule).__name__}")
+        for name, call in (("conditions", "conditions(seeds)"), ("decode", "decode(latents)")):
+            given = getattr(self, name)
+            if given is not None and not callable(given):
+                raise TypeError(f"{name} must be callable as {call}, or None, got {type(given).__name__}")
         shape = sizes(self.sample_shape, "sample_shape", "above 0, as in (1, 28, 28)")
         if any(n < 1 for n in shape):
             raise ValueError(f"sample_shape must be integers above 0, as in (1, 28, 28), got {self.sample_shape!r}")
@@ -89,23 +109,136 @@ class ModelBundle:
         settings: dict[str, Any] = {"prediction": self.prediction, "clip": self.clip, **kwargs}
         return make(self.schedule, *args, **settings)
 
+    def guided(self, scale: float, *, interval: tuple[int, int] | None = None, rescale: float = 0.0) -> "ModelBundle":
+        """The same with :func:`~ddimkit.guidance.classifier_free` guidance away from :attr:`unconditional`.
+
+        Args:
+            scale: w; 1 is the model itself.
+            interval: as for :func:`~ddimkit.guidance.classifier_free`.
+            rescale: as for :func:`~ddimkit.guidance.classifier_free`.
+
+        Raises:
+            ValueError: the bundle has no ``unconditional``, or a number is out of range.
+        """
+        if not self.unconditional:
+            raise ValueError(
+                f"the model {self.name!r} cannot be guided: its bundle has no unconditional=, as {{'labels': 10}} where "
+                "label 10 stands for none"
+            )
+        guided = classifier_free(self.model, scale, self.unconditional, interval=interval, rescale=rescale)
+        return replace(self, model=guided)
+
+    def model_kwargs(self, seeds: Sequence[int], device: torch.device | str | None = None) -> dict[str, Any]:
+        """The model's further arguments for samples of some seeds; empty where the bundle has no :attr:`conditions`.
+
+        Args:
+            seeds: one a sample.
+            device: where tensors are moved; None leaves them where they are.
+
+        Raises:
+            TypeError: ``conditions`` gives no mapping, or seeds are no sequence.
+            ValueError: a tensor whose first dimension is not the number of seeds, naming it.
+        """
+        if not isinstance(seeds, Sequence):
+            raise TypeError(f"seeds must be a sequence of one seed a sample, got {seeds!r}: sampler.seeds(seed, count) lists them")
+        given = {} if self.conditions is None else check_conditions(self.conditions(tuple(seeds)), len(seeds))
+        return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in given.items()}
+
+    def decoded(self, x: Tensor, batch_size: int | None = None) -> Tensor:
+        r"""Images of what the model draws: ``decode(x)``, or x itself where the bundle has no :attr:`decode`. Differentiable.
+
+        Args:
+            x: (B, \*) what a sampler drew.
+            batch_size: how many are decoded at once; None decodes all B.
+
+        Raises:
+            TypeError: ``decode`` gives no floating point tensor.
+            ValueError: it gives another number of images.
+        """
+        if self.decode is None:
+            return x
+        return torch.cat([check_images(self.decode(part), part) for part in torch.split(x, batch_size or max(1, len(x)))])
+
+    def draw(
+        self,
+        sampler: PlanSampler,
+        seeds: Sequence[int],
+        *,
+        device: torch.device | str | None = None,
+        batch_size: int | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        r"""The images that a sampler draws of some seeds, one each, with the conditions that follow from them, decoded.
+
+        Args:
+            sampler: a sampler of this model.
+            seeds: one a sample; ``sampler.seeds(7, 16)`` lists those of one int.
+            device: where; default: that of the model's first parameter, else the CPU.
+            batch_size: how many are drawn, and decoded, at once; None for all.
+            callback: called after each row with the :class:`~ddimkit.SamplerState`, whose x is not decoded.
+
+        Returns:
+            (B, \*) images.
+
+        Raises:
+            TypeError, ValueError: as for :meth:`model_kwargs`, before the model is called, and for :meth:`decoded`; what
+                :meth:`PlanSampler.sample <ddimkit.PlanSampler.sample>` raises.
+
+        >>> from ddimkit import DDIMSampler, load_pretrained
+        >>> mnist = load_pretrained("mnist")
+        >>> mnist.draw(mnist.sampler(DDIMSampler, steps=2), range(3)).shape
+        torch.Size([3, 1, 28, 28])
+        """
+        where = model_device(self.model) if device is None else check_device(device)
+        given = self.model_kwargs(seeds, where)
+        shape = len(seeds), *self.sample_shape
+        settings = {"device": where, "batch_size": batch_size, "callback": callback}
+        x = sampler.sample(self.model, shape, seed=seeds, model_kwargs=given, **settings)  # type: ignore[arg-type]
+        with torch.no_grad():
+            return self.decoded(x, batch_size)
+
+    def conditions_sha256(self) -> str | None:
+        """Hash of the conditions of the first seeds, by which results of other conditions are told; None where there are none."""
+        if self.conditions is None:
+            return None
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model_kwargs(_HASHED_SEEDS).items()):
+            said = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            digest.update(f"{name} {said}".encode())
+            digest.update(_bytes_of(value) if isinstance(value, Tensor) else b"")
+        return digest.hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """What results keep of the model, as plain JSON values: name, weights, sample shape, and conditions if it has any."""
+        conditions = self.conditions_sha256()
+        found = {"name": self.name, "weights_sha256": self.weights_sha256(), "sample_shape": list(self.sample_shape)}
+        return found if conditions is None else {**found, "conditions_sha256": conditions}
+
     def weights_sha256(self) -> str | None:
         """Hash of the model's parameters and buffers, names and bytes; None for a model that neither is nor holds a module.
 
-        Half precision, where :func:`~ddimkit.speed.acceleration.accelerate` chose it, is part of it: it makes other images.
+        Half precision, where :func:`~ddimkit.speed.acceleration.accelerate` chose it, and guidance are part of it: they make other
+        images. A guided function has no hash.
         """
         module = module_of(self.model)
         if module is None:
             return None
-        digest = hashlib.sha256()
+        guided = [part for part in module.modules() if isinstance(part, Guided)]
+        if any(part.has_functions for part in guided):
+            return None
+        digest = hashlib.sha256("".join(part.settings for part in guided).encode())
         if isinstance(self.model, Accelerated) and self.model.choices.precision != "float32":
             digest.update(self.model.choices.precision.encode())
         for name, value in sorted(module.state_dict().items()):
             digest.update(name.encode())
-            digest.update(
-                value.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8).numpy().tobytes()
-            )
+            digest.update(_bytes_of(value))
         return digest.hexdigest()
+
+
+def _bytes_of(value: Tensor) -> bytes:
+    """The bytes of a tensor, whatever its layout, in the order of its entries."""
+    flat = value.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
 def save_bundle(bundle: ModelBundle, path: str | Path) -> str:

@@ -13,6 +13,8 @@ With :math:`h = \lambda' - \lambda` equation 12, its σ from equation 16, reads
 .. math:: a = \frac{n'}{n}\sqrt{(1 - \eta^2) + \eta^2 e^{-2h}}, \qquad b = s' - s\,a, \qquad c = \eta\, n' \sqrt{1 - e^{-2h}},
 
 which needs no special case where h is infinite: from zero SNR and to the clean image.
+
+k-diffusion's *Euler ancestral* is this sampler at eta 1, and its eta is this one; its *Euler* is this sampler at eta 0.
 """
 
 from collections.abc import Mapping

@@ -6,7 +6,11 @@ from typing import Any
 
 from ddimkit.samplers.ddim import DDIMSampler
 from ddimkit.samplers.ddpm import DDPMSampler
+from ddimkit.samplers.deis import DEISSampler
 from ddimkit.samplers.dpm_solver_pp import DPMSolverPPSampler
+from ddimkit.samplers.gradient_estimation import GradientEstimationSampler
+from ddimkit.samplers.heun import HeunSampler
+from ddimkit.samplers.sa_solver import SASolverSampler
 from ddimkit.samplers.unipc import UniPCSampler
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import NoiseSchedule
@@ -79,5 +83,9 @@ MAKERS: dict[str, SamplerMaker] = {
     "dpm-3m-sde": dpm_3m_sde,
     "unipc-2": unipc_2,
     "unipc-3": unipc_3,
+    "heun": HeunSampler,
+    "deis": DEISSampler,
+    "sa-solver": SASolverSampler,
+    "gradient-estimation": GradientEstimationSampler,
 }
 """The samplers that ``--sampler`` knows."""

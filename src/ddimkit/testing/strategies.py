@@ -36,7 +36,7 @@ __all__ = [
     "walks",
 ]
 
-SPACINGS: tuple[Spacing, ...] = ("trailing", "leading", "linspace", "quadratic", "log_snr")
+SPACINGS: tuple[Spacing, ...] = ("trailing", "leading", "linspace", "quadratic", "log_snr", "karras")
 """Every spacing that gives exactly as many timesteps as it is told."""
 
 BUILT_IN: dict[str, Callable[[int], NoiseSchedule]] = {
@@ -119,7 +119,7 @@ def shapes(max_batch: int = 4, max_side: int = 4) -> st.SearchStrategy[tuple[int
 
 @st.composite
 def samplers(draw: st.DrawFn, max_size: int = 12) -> PlanSampler:
-    """Samplers of every class of this package, on schedules of arbitrary alpha_bars."""
+    """Samplers of the classes that ``ddimkit`` itself names, on schedules of arbitrary alpha_bars."""
     schedule = draw(schedules(max_size=max_size))
     times = draw(timesteps(schedule.num_timesteps))
     orders: list[Literal[1, 2, 3]] = [1, 2, 3]

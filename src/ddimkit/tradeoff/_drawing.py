@@ -109,7 +109,7 @@ def draw(
             progress(len(drawn))
         size = batch if whole_batches else min(batch, count - len(drawn))
         seeds = range(drawn.seeds.stop, drawn.seeds.stop + size)
-        made = sampler.sample(bundle.model, (size, *bundle.sample_shape), seed=seeds, device=device)
+        made = bundle.draw(sampler, seeds, device=device)
         features = torch.from_numpy(evaluator.extractor(made)).to(torch.float32)
         drawn = drawn.joined(features, to_bytes(made[:_IMAGES]).cpu())
         if path is not None and time.monotonic() - saved > _SAVE_EVERY_SECONDS:

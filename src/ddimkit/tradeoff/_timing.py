@@ -117,9 +117,10 @@ class _Bench:
 
     def course(self, sampler: PlanSampler, sizes: Sequence[int]) -> Iterator[Tensor]:
         """Runs one after another, a slice of so many calls at each ``next``: in all exactly the work of ``sample``."""
-        shape = (len(self.seeds), *self.bundle.sample_shape)
+        shape, given = (len(self.seeds), *self.bundle.sample_shape), self.bundle.model_kwargs(self.seeds, self.device)
         while True:
-            run = prepare(sampler.coefficients_from(0), self.bundle.model, Arguments(shape, seed=self.seeds, device=self.device))
+            arguments = Arguments(shape, seed=self.seeds, device=self.device, model_kwargs=given)
+            run = prepare(sampler.coefficients_from(0), self.bundle.model, arguments)
             rows, x, left = walk(run, observe=False), run.x, sampler.nfe
             for size in sizes:
                 with torch.no_grad():
@@ -163,7 +164,8 @@ class _Bench:
         """Most bytes that three steps held beyond what was there before, and how that was measured (or why it was not)."""
         rows, device = sampler.plan()[:3], self.device
         short = PlanSampler.from_plan(sampler.schedule, rows, prediction=sampler.prediction, clip=sampler.clip)
-        run = partial(short.sample, self.bundle.model, (len(self.seeds), *self.bundle.sample_shape), seed=self.seeds, device=device)
+        shape, given = (len(self.seeds), *self.bundle.sample_shape), self.bundle.model_kwargs(self.seeds, device)
+        run = partial(short.sample, self.bundle.model, shape, seed=self.seeds, device=device, model_kwargs=given)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
             before = torch.cuda.memory_allocated(device)
@@ -192,7 +194,8 @@ class _Bench:
             seconds[i].append(spent)
             walked[i] += size
             if walked[i] == calls[i]:
-                samples[i] = x.float().cpu()
+                with torch.no_grad():
+                    samples[i] = self.bundle.decoded(x).float().cpu()
         progress(done + sum(walked), total, what)
         return tuple(map(tuple, seconds)), tuple(samples[i] for i in range(len(calls)))
 

@@ -19,7 +19,7 @@ def _studies() -> tuple[Study, ...]:
 
 
 def find_study(bundle: ModelBundle) -> Study | None:
-    """The study of a model's very weights, with the same schedule, prediction and clip; None if there is none.
+    """The study of a model's very weights, with the same schedule, prediction, clip and conditions; None if there is none.
 
     Schedules are the same where signal and noise agree to 1e-9: their last bits depend on the processor.
     """
@@ -29,6 +29,7 @@ def find_study(bundle: ModelBundle) -> Study | None:
     wanted = {"prediction": bundle.prediction, "clip": bundle.clip}
     for study in _studies():
         same = read_shared(shared_settings(study.base.sampler)) == wanted and study.schedule.is_same(bundle.schedule)
-        if study.model["weights_sha256"] == weights and same:
+        known = study.model["weights_sha256"], study.model.get("conditions_sha256")
+        if known == (weights, bundle.conditions_sha256()) and same:
             return study
     return None

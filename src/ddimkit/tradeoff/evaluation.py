@@ -108,7 +108,9 @@ class Evaluation:
                 settings = {"batch": self.batch, "whole_batches": self.compile, "end": end, "progress": progress}
                 drawn[label] = draw(samplers[label], bundle, counts[label], self.evaluator, device=device, path=path, **settings)  # type: ignore[arg-type]
                 done += counts[label] * samplers[label].nfe
-        return [self._row(label, sampler, drawn.get(label)) for label, sampler in samplers.items()]
+        rows = [self._row(label, sampler, drawn.get(label)) for label, sampler in samplers.items()]
+        # The prediction is of pixels, and says nothing of latents.
+        return rows if bundle.decode is None else [replace(row, predicted=None) for row in rows]
 
     def counts(self, samplers: Mapping[str, PlanSampler], pace: float) -> dict[str, int]:
         """How many images of each sampler are drawn, where a model call takes ``pace`` seconds an image."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ddimkit.guidance import Guided
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.samplers import DDIMSampler, DDPMSampler
 from ddimkit.samplers.named import SamplerMaker, dpm_2m, dpm_2m_sde
@@ -78,10 +79,18 @@ def labelled(samplers: Sequence[PlanSampler]) -> dict[str, PlanSampler]:
 
 
 def model_code(bundle: ModelBundle) -> str:
-    """What tells one function from another, as far as Python can: its name and source."""
-    if isinstance(bundle.model, torch.nn.Module):
-        return type(bundle.model).__qualname__
-    kind = bundle.model if inspect.isroutine(bundle.model) else type(bundle.model)
+    """What tells a model's functions from others, as far as Python can: names and sources, and the conditions of some seeds."""
+    parts = [_code(bundle.model), *([] if bundle.decode is None else [f"decode: {_code(bundle.decode)}"])]
+    conditions = bundle.conditions_sha256()
+    return "; ".join(parts if conditions is None else [*parts, f"conditions: {conditions}"])
+
+
+def _code(function: object) -> str:
+    if isinstance(function, Guided):
+        return f"{function.settings} of {_code(function.model)}"
+    if isinstance(function, torch.nn.Module):
+        return type(function).__qualname__
+    kind = function if inspect.isroutine(function) else type(function)
     try:
         return f"{kind.__qualname__}: {inspect.getsource(kind)}"
     except (OSError, TypeError):

@@ -11,7 +11,17 @@ from ddimkit.plan import Plan
 from ddimkit.prediction import DynamicThreshold
 from ddimkit.quality.measure import Quality
 from ddimkit.quality.reference import Label
-from ddimkit.samplers import DDIMSampler, DDPMSampler, DPMSolverPPSampler, UniPCSampler
+from ddimkit.samplers import (
+    ConsistencySampler,
+    DDIMSampler,
+    DDPMSampler,
+    DEISSampler,
+    DPMSolverPPSampler,
+    GradientEstimationSampler,
+    HeunSampler,
+    SASolverSampler,
+    UniPCSampler,
+)
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import NoiseSchedule
 from ddimkit.tradeoff.times import Times
@@ -32,7 +42,20 @@ __all__ = [
 SAME_IMAGE = 0.5
 """A sampler draws the same image of a seed as another where the two are nearer than this share of the distance between seeds."""
 
-_CLASSES = {kind.__name__: kind for kind in (DDIMSampler, DDPMSampler, DPMSolverPPSampler, UniPCSampler)}
+_CLASSES: dict[str, type[PlanSampler]] = {
+    kind.__name__: kind
+    for kind in (
+        DDIMSampler,
+        DDPMSampler,
+        DPMSolverPPSampler,
+        UniPCSampler,
+        HeunSampler,
+        DEISSampler,
+        SASolverSampler,
+        GradientEstimationSampler,
+        ConsistencySampler,
+    )
+}
 _SHARED = ("prediction", "clip")
 """Settings that all samplers of a study have in common."""
 
@@ -184,6 +207,12 @@ def family(sampler: PlanSampler) -> str:
             return f"DPM++{sampler.order}M{'-SDE' if sampler.eta else ''}"
         case UniPCSampler():
             return f"UniPC{sampler.order}{'' if sampler.variant == 'bh2' else f'-{sampler.variant}'}"
+        case DEISSampler():
+            return f"{'DEIS' if sampler.variant == 'rho_ab' else 'iPNDM'}{sampler.order}"
+        case SASolverSampler():
+            return f"SA{sampler.order}-{sampler.corrector_order}"
+        case GradientEstimationSampler():
+            return f"GE{sampler.gamma:g}"
         case LearnedSampler():
             return "learned-SDE" if sampler.coefficients.plan.adds_noise else "learned"
         case _:

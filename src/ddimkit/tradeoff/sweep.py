@@ -142,7 +142,7 @@ class _Job:
         rows = [replace(row, times=times[row.label], same_seed=apart.get(row.label, row.same_seed)) for row in rows]
         evaluator = None if evaluation is None else evaluation.evaluator
         return Study(
-            self._model(),
+            self.bundle.identity(),
             bundle.schedule,
             tuple(rows),
             rows[0].label,
@@ -166,10 +166,6 @@ class _Job:
             rounds = finished or affordable_rounds(calls_a_round([s.nfe for s in every], longest_slice(self.device)), pace)
         return measure(every, self.bundle, *on, rounds=rounds, kept=before, keep=kept.save, progress=self.progress)
 
-    def _model(self) -> dict[str, Any]:
-        bundle = self.bundle
-        return {"name": bundle.name, "weights_sha256": bundle.weights_sha256(), "sample_shape": list(bundle.sample_shape)}
-
     def _settings(self) -> dict[str, Any]:
         return {"batch": len(self.seeds), "seeds": list(self.seeds), "dtype": "float32"}
 
@@ -177,7 +173,7 @@ class _Job:
         """What a sweep must have in common with an earlier one to go on from it; times belong to one machine."""
         shared = shared_settings(next(iter(self.samplers.values())))
         planned = [(label, sampler_to_dict(sampler)) for label, sampler in self.samplers.items()]
-        measured = [model_code(self.bundle), self._model(), self.bundle.schedule.sha256]
+        measured = [model_code(self.bundle), self.bundle.identity(), self.bundle.schedule.sha256]
         parts = [*measured, describe_machine(self.device), versions(), self._settings(), shared, planned]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
