@@ -45,6 +45,7 @@ ORDER = (
     "_features",
     "learning",
     "tradeoff",
+    "generate",
     "interop",
     "testing",
     "cli",

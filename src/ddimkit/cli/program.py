@@ -6,6 +6,7 @@ import sys
 import typer
 
 from ddimkit.cli.display import INTERRUPTED
+from ddimkit.cli.generate import generate
 from ddimkit.cli.learn import learn
 from ddimkit.cli.plan import plan
 from ddimkit.cli.recommend import recommend
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (sample, plan, sweep, recommend, learn):
+for command in (sample, plan, sweep, recommend, learn, generate):
     app.command()(command)
 
 
