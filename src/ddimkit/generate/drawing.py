@@ -99,7 +99,7 @@ def _half(extractor: Extractor, images: Tensor) -> NDArray[np.float16]:
     """
     features = extractor(images, batch_size=len(images))
     most = float(np.abs(features).max())
-    if not most < np.finfo(np.float16).max:
+    if not most < float(np.finfo(np.float16).max):
         raise ValueError(f"features of {extractor.name} reach {most:g}, which half precision cannot hold")
     return features.astype(np.float16)
 
