@@ -10,7 +10,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ddimkit.generate.shards import Shards
@@ -77,7 +77,7 @@ def missing_blocks(
 
     Blocks of other shares come in random order, so that free processes seldom meet. Once all missing blocks are claimed by others,
     it waits twice as long as the caller's slowest block took, and then yields one all the same: a process that hangs keeps its
-    claim.
+    claim. All folders are listed once; after that only missing files are looked for.
 
     Args:
         shards: the files.
@@ -86,29 +86,37 @@ def missing_blocks(
         finish_writing: returns once all blocks that the caller has computed are written.
         sleep: waits so many seconds.
     """
-    slowest, rest = 0.0, [block for block in range(len(shards.blocks)) if block not in own]
-    _RANDOM.shuffle(rest)
-    order = [*own, *rest]
-    while True:
-        finish_writing()
-        there = shards.present()
-        missing = [block for block in order if block not in there]
-        if not missing:
-            return
-        taken = False
-        for block in missing:
+    slowest = 0.0
+
+    def claimed(blocks: Iterable[int]) -> Iterator[int]:
+        nonlocal slowest
+        for block in blocks:
             if shards.has(block) or not claims.take(block):
                 continue
             if shards.has(block):  # written between the look and the claim
                 claims.release(block)
                 continue
-            began, taken = time.monotonic(), True
+            began = time.monotonic()
             yield block
             slowest = max(slowest, time.monotonic() - began)
-        if not taken:
+
+    there = shards.present(own)
+    yield from claimed(block for block in own if block not in there)
+    finish_writing()
+    there = shards.present()
+    missing = [block for block in range(len(shards.blocks)) if block not in there]
+    _RANDOM.shuffle(missing)
+    while missing:
+        idle = True
+        for block in claimed(missing):
+            idle = False
+            yield block
+        if idle:
             late = _wait(shards, claims, missing, 2 * slowest or _PATIENCE, sleep)
             if late is not None:
                 yield late
+        finish_writing()
+        missing = [block for block in missing if not shards.has(block)]
 
 
 def _wait(shards: Shards, claims: Claims, missing: list[int], patience: float, sleep: Callable[[float], object]) -> int | None:

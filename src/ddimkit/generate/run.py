@@ -118,15 +118,15 @@ def generate(
         manifest = Manifest.of(drawing, blocks, torch.get_num_threads()).settle(folder, mixed_machines=mixed_machines)
         shards, own = Shards(folder, blocks, manifest.sha256), blocks.share(rank, world_size)
         set_aside = _set_aside_damaged(shards, own)
-        drawn = _draw_missing(drawing, shards, own, end, progress)
-    images = shards.images(shards.present())
-    if images == len(seeds):
+        drawn, whole = _draw_missing(drawing, shards, own, end, progress)
+    if whole and rank == 0:
         shards.clear_partial()
+    images = len(seeds) if whole else shards.images(shards.present())
     return Generated(folder, len(seeds), images, drawn, time.monotonic() - began, set_aside)
 
 
-def _draw_missing(drawing: Drawing, shards: Shards, own: range, end: float | None, progress: bool) -> int:
-    """Draw what is missing until nothing is, or until a time of the monotonic clock; the number of images drawn."""
+def _draw_missing(drawing: Drawing, shards: Shards, own: range, end: float | None, progress: bool) -> tuple[int, bool]:
+    """Draw what is missing until a time of the monotonic clock; how many images were drawn, and whether nothing is missing."""
     drawn, slowest = 0, 0.0
     with closing(Claims(shards.folder / "claims")) as claims, _Bar(shards, progress) as bar:
 
@@ -139,11 +139,11 @@ def _draw_missing(drawing: Drawing, shards: Shards, own: range, end: float | Non
             for block in missing_blocks(shards, claims, own, writer.flush):
                 now = time.monotonic()
                 if end is not None and now + slowest > end:
-                    break
+                    return drawn, False
                 shard = drawing.draw(shards.blocks, block)
                 writer.put(block, shard)
                 drawn, slowest = drawn + len(shard.seeds), max(slowest, time.monotonic() - now)
-    return drawn
+    return drawn, True
 
 
 def _made(folder: Path) -> Path:
@@ -173,7 +173,7 @@ def _threads(folder: Path, threads: int | None) -> int:
 def _set_aside_damaged(shards: Shards, own: range) -> tuple[Path, ...]:
     """Check the files of a share that are there, and set the damaged ones aside; their new names."""
     found = list[Path]()
-    for block in sorted(shards.present().intersection(own)):
+    for block in sorted(shards.present(own)):
         with suppress(FileNotFoundError):  # another process has just set it aside
             try:
                 shards.read(block)

@@ -188,17 +188,18 @@ class Shards:
         """Whether a block's file is there."""
         return self.path(block).exists()
 
-    def present(self) -> set[int]:
-        """The blocks whose files are there, from the names of the files."""
-        found = (_NAME.fullmatch(path.name) for path in self._files())
-        return {int(match[1]) for match in found if match and int(match[1]) < len(self.blocks)}
+    def present(self, among: range | None = None) -> set[int]:
+        """The blocks, or those among some consecutive ones, whose files are there, from the names of the files."""
+        among = range(len(self.blocks)) if among is None else among
+        found = (_NAME.fullmatch(path.name) for path in self._files(among))
+        return {int(match[1]) for match in found if match}.intersection(among)
 
     def strange(self) -> list[Path]:
         """Files among the shards that are no shard of this set, such as parts of interrupted writes."""
-        return sorted(set(self._files()) - {self.path(block) for block in self.present()})
+        return sorted(set(self._files(range(len(self.blocks)))) - {self.path(block) for block in self.present()})
 
-    def _files(self) -> Iterator[Path]:
-        for first in range(0, len(self.blocks), _FOLDER_SIZE):
+    def _files(self, among: range) -> Iterator[Path]:
+        for first in range(among.start // _FOLDER_SIZE * _FOLDER_SIZE, among.stop, _FOLDER_SIZE):
             with suppress(FileNotFoundError), os.scandir(self.path(first).parent) as entries:
                 yield from (Path(entry.path) for entry in entries)
 
