@@ -462,6 +462,8 @@ def command(folder: Path, *before: str, mark: Path | None = None) -> subprocess.
         "--out",
         str(folder),
     ]
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells have it for jobs in the background, whose children inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     paths = [str(Path(__file__).parent), *sys.path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FAULT_MARK": str(mark or "")}
     return subprocess.Popen(launched, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
