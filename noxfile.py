@@ -80,7 +80,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Give each reader of a file and the command line 5,000 changed inputs, anew each time; takes pytest's options. For the night."""
+    """Give each reader of a file, and the command line, 5,000 changed inputs, anew each time; takes pytest's options."""
     install(session, ".[study]", groups=["tests"])
     session.run("pytest", "tests/test_fuzz.py", *session.posargs, env={"DDIMKIT_FUZZ": "5000"})
 

@@ -195,6 +195,21 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked() -> None:
         unpack_shard(signed({**GOOD, "images.npy": array(np.zeros((2, 1000, 1000, 3), np.uint8))}, zipfile.ZIP_DEFLATED))
 
 
+def test_golden_files_of_the_first_schema_are_read(tmp_path: Path) -> None:
+    golden = Path(__file__).parent / "golden"
+    (tmp_path / "manifest.json").write_bytes((golden / "generate_v1.json").read_bytes())
+    shards = open_shards(tmp_path)
+    assert (shards.blocks.seeds, shards.blocks.batch) == (range(3, 6), 2)
+    assert Manifest.load(tmp_path).sampler(SCHEDULE).nfe == 2
+    found = unpack_shard((golden / "generate_v1.npz").read_bytes(), shards.configuration)
+    assert (found.images.shape, found.seeds.tolist()) == ((1, 4, 4, 1), [5])
+    assert found.images.reshape(-1)[:4].tolist() == [217, 208, 196, 164]
+    assert found.labels is not None
+    assert found.labels.tolist() == [2]
+    assert found.features is not None
+    assert found.features.shape == (1, 4)
+
+
 # Runs.
 
 
@@ -327,6 +342,13 @@ def test_conditions_and_decoder_of_a_bundle_are_used(tmp_path: Path) -> None:
     made(tmp_path, bundle)
     assert images_of(tmp_path).shape == (14, 8, 4, 1)
     assert open_shards(tmp_path).read(0).labels is not None
+
+
+def test_a_decoder_that_gives_no_images_is_refused(tmp_path: Path) -> None:
+    bundle = toy()
+    object.__setattr__(bundle, "decode", lambda latents: latents.flatten(1))
+    with pytest.raises(ValueError, match=r"images \(B, C, H, W\) of 4 samples, got shape \(4, 16\)"):
+        made(tmp_path, bundle)
 
 
 def test_no_block_is_begun_that_would_end_too_late(tmp_path: Path) -> None:

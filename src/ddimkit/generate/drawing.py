@@ -52,7 +52,11 @@ class Drawing:
             raise ValueError(f"only samples of shape (C, H, W) can be written as images, got {self.bundle.sample_shape}")
 
     def draw(self, blocks: Blocks, block: int) -> Shard:
-        """The images of a block, from one call of exactly ``batch`` samples."""
+        """The images of a block, from one call of exactly ``batch`` samples.
+
+        Raises:
+            ValueError: ``decode`` gives no images (B, C, H, W).
+        """
         seeds, count = blocks.padded(block), len(blocks.seeds_of(block))
         given = self._given(seeds)
         shape = len(seeds), *self.bundle.sample_shape
@@ -60,6 +64,8 @@ class Drawing:
         decode: Callable[[Tensor], Tensor] | None = getattr(self.bundle, "decode", None)
         with torch.no_grad():
             images = to_bytes(x if decode is None else decode(x))
+        if images.ndim != 4 or len(images) != len(seeds):
+            raise ValueError(f"decode must give images (B, C, H, W) of {len(seeds)} samples, got shape {tuple(images.shape)}")
         return Shard(
             images.permute(0, 2, 3, 1)[:count].cpu().numpy(),
             np.array(seeds[:count], dtype=np.int64),

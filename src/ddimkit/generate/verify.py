@@ -66,7 +66,7 @@ class Verification:
 
     @property
     def good(self) -> bool:
-        """Whether all images are there and sound, and the blocks drawn again the same: to the byte on the folder's own machine."""
+        """Whether all images are there and sound, and the blocks drawn again are the same, to the byte on the folder's machine."""
         same = all(found.mean <= _NEAR if self.elsewhere else found.share == 0 for found in self.redrawn)
         return self.images == self.asked and not self.damaged and same
 
