@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import generate_page
 from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, ModelBundle, UNet, UNetConfig, WeightsError
 from ddimkit.generate import (
     Blocks,
@@ -653,3 +654,34 @@ def test_a_saved_table_is_the_sampler_again(tmp_path: Path) -> None:
     assert isinstance(again, PlanSampler)
     assert (again.nfe, again.clip, again.prediction) == (5, (-1.0, 1.0), "x0")
     assert verify(tmp_path, bundle, redraw=4).good
+
+
+# The page of the documentation.
+
+
+def test_the_page_shows_the_newest_figures_and_where_there_are_none_the_command(tmp_path: Path) -> None:
+    assert "python benchmarks/generate_faults.py --out" in generate_page.faults(tmp_path)
+    assert "python benchmarks/generate_throughput.py --out" in generate_page.throughput(tmp_path)
+    head = {"date": "2026-01-02", "machine": {"processor": "P"}, "versions": {"torch": "2.0"}}
+    tallies = [
+        {"kind": "kill", "injected": 40, "lost": 1, "doubled": 2, "redrawn": 3},
+        {"kind": "cut", "injected": 2, "lost": 0, "doubled": 0, "redrawn": 0},
+    ]
+    faults = tmp_path / "2026-01-02-generate_faults-p.json"
+    faults.write_text(json.dumps({**head, "settings": {"quick": True}, "faults": tallies}))
+    assert "Not yet measured" in generate_page.faults(tmp_path)  # a rehearsal is no measurement
+    faults.write_text(json.dumps({**head, "settings": {"quick": False}, "faults": tallies}))
+    assert generate_page.faults(tmp_path).splitlines()[-3:] == [
+        "| kill | 40 | 1 | 2 | 3 |",
+        "| cut | 2 | 0 | 0 | 0 |",
+        "| all | 42 | 1 | 2 | 3 |",
+    ]
+    result = {
+        "settings": {"quick": False, "batch": 16, "steps": 50, "blocks": 32, "milliseconds": 5.0},
+        "ratio": {"ratio": 0.98, "low": 0.97, "high": 0.99},
+        "outside_model": {"generate": {"clock": 0.03, "processor": 0.02}},
+    }
+    (tmp_path / "2026-01-02-generate_throughput-p.json").write_text(json.dumps({**head, **result}))
+    page = generate_page.throughput(tmp_path)
+    assert "0.980 (0.970 to 0.990) times the images a second" in page
+    assert "| generate | 3.0% | 2.0% |" in page
