@@ -15,7 +15,7 @@ def faults(results: Path = RESULTS) -> str:
         return _missing("generate_faults")
     rows = [[tally["kind"], *(tally[name] for name in ("injected", "lost", "doubled", "redrawn"))] for tally in found["faults"]]
     rows.append(["all", *(sum(row[i] for row in rows) for i in range(1, 5))])
-    head = "| fault | injected | images lost | images doubled | drawn again although sound |\n|---|---|---|---|---|\n"
+    head = "| fault | runs | images lost | images doubled | drawn again although sound |\n|---|---|---|---|---|\n"
     return f"{_about(found)}\n\n{head}" + "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows) + "\n"
 
 
@@ -38,7 +38,7 @@ def throughput(results: Path = RESULTS) -> str:
             "|---|---|---|",
             *rows,
             "",
-            "The goal is less than 3 % of the time outside the model. The bare loop's share is the sampler's own arithmetic and the noise.",
+            "The goal is less than 3 % outside the model. The bare loop's share is the sampler's arithmetic and the noise.",
             "",
         ]
     )
