@@ -79,6 +79,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Give each reader of a file, and the command line, 5,000 changed inputs, anew each time; takes pytest's options."""
+    install(session, ".[study]", groups=["tests"])
+    session.run("pytest", "tests/test_fuzz.py", *session.posargs, env={"DDIMKIT_FUZZ": "5000"})
+
+
+@nox.session
 def oldest(session: nox.Session) -> None:
     """Run the tests on the oldest torch, NumPy and so on that the package accepts; takes pytest's options.
 

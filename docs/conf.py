@@ -16,6 +16,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "benchmarks")]
 
 import cli_reference  # noqa: E402  # needs the line above
 import ddimkit  # noqa: E402
+import generate_page  # noqa: E402
 import learned_page  # noqa: E402
 import orders_page  # noqa: E402
 import promises_table  # noqa: E402
@@ -219,6 +220,18 @@ class LearnedTables(SphinxDirective):
         return self.parse_text_to_nodes(learned_page.page("mnist"))
 
 
+class Generation(SphinxDirective):
+    """The figures of bulk generation: ``faults`` or ``throughput``."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        for path in (Path(generate_page.__file__), *generate_page.RESULTS.glob("*-generate_*.json")):
+            self.env.note_dependency(str(path))
+        page = {"faults": generate_page.faults, "throughput": generate_page.throughput}[self.arguments[0]]
+        return self.parse_text_to_nodes(page())
+
+
 class Orders(SphinxDirective):
     """Measured orders of convergence."""
 
@@ -248,6 +261,7 @@ def setup(app: Sphinx) -> None:
     app.add_directive("study", Study)
     app.add_directive("benchmark", Benchmark)
     app.add_directive("orders", Orders)
+    app.add_directive("generation", Generation)
     app.add_directive("learned-tables", LearnedTables)
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("missing-reference", resolve_public_name)

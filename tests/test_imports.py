@@ -49,6 +49,7 @@ ORDER = (
     "_features",
     "learning",
     "tradeoff",
+    "generate",
     "interop",
     "testing",
     "cli",

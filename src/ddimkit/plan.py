@@ -163,8 +163,11 @@ class Plan:
         """What :meth:`to_dict` gave, again.
 
         Raises:
+            TypeError: what is given is no mapping.
             ValueError: an unknown schema version, or a field is missing.
         """
+        if not isinstance(saved, Mapping):
+            raise TypeError(f"a saved plan must be a mapping, as to_dict gives it, got {type(saved).__name__}")
         if saved.get("schema") != _SCHEMA:
             raise ValueError(f"a plan of schema {_SCHEMA} is wanted, got schema {saved.get('schema')!r}")
         missing = {"t", "t_next", "a", "b", "c"} - saved.keys()

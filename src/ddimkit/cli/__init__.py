@@ -1,4 +1,4 @@
-"""The command line, a thin face over the library: ``ddimkit sample | plan | sweep | recommend | learn | check``.
+"""The command line, a thin face over the library: ``ddimkit sample | plan | sweep | recommend | learn | check | generate``.
 
 A command is a module of its name, and :mod:`ddimkit.cli.program` puts them together; what several commands take is in
 :mod:`ddimkit.cli.arguments`, what they show in :mod:`ddimkit.cli.display`. It needs the ``study`` extra:

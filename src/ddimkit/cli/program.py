@@ -7,6 +7,7 @@ import typer
 
 from ddimkit.cli.check import check
 from ddimkit.cli.display import INTERRUPTED
+from ddimkit.cli.generate import generate
 from ddimkit.cli.learn import learn
 from ddimkit.cli.plan import plan
 from ddimkit.cli.recommend import recommend
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (sample, plan, sweep, recommend, learn, check):
+for command in (sample, plan, sweep, recommend, learn, check, generate):
     app.command()(command)
 
 

@@ -1,0 +1,167 @@
+"""A whole folder in the forms that others read: the one file of the ADM evaluation suite, and PNG pictures."""
+
+import hashlib
+import os
+import secrets
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddimkit.errors import DDIMKitError
+from ddimkit.generate.manifest import Manifest
+from ddimkit.generate.shards import Shard, Shards
+
+__all__ = ["export_adm", "export_images", "open_shards", "shuffled"]
+
+_CHUNK = 1024
+"""Images copied at once."""
+
+
+def open_shards(folder: str | Path) -> Shards:
+    """The shards of a folder that :func:`~ddimkit.generate.generate` made.
+
+    Raises:
+        FileNotFoundError: it has no manifest.
+        WeightsError: its manifest is damaged.
+    """
+    manifest = Manifest.load(folder)
+    return Shards(Path(folder), manifest.blocks, manifest.sha256)
+
+
+def each_shard(shards: Shards) -> Iterator[Shard]:
+    """All shards in the order of their seeds, each checked.
+
+    Raises:
+        DDIMKitError: blocks are missing.
+        WeightsError: a shard is damaged.
+    """
+    missing = sorted(set(range(len(shards.blocks))) - shards.present())
+    if missing:
+        raise DDIMKitError(
+            f"{shards.folder} is not whole: {len(missing)} of {len(shards.blocks)} blocks are missing, the first is {missing[0]}; "
+            "generate them first, with the same command"
+        )
+    return map(shards.read, range(len(shards.blocks)))
+
+
+def shuffled(seeds: range) -> NDArray[np.int64]:
+    """The order of the exported file: where each of its images stands among the seeds.
+
+    Images are ordered by the SHA-256 of their seed, written in decimal. So the order depends on no version of anything, and images
+    of one class, which some evaluations take for one split, do not stand together.
+
+    Args:
+        seeds: of all images.
+
+    Returns:
+        (N,): image i of the file has the seed ``seeds[order[i]]``.
+    """
+    keys = [hashlib.sha256(str(seed).encode()).digest() for seed in seeds]
+    return np.array(sorted(range(len(seeds)), key=keys.__getitem__), dtype=np.int64)
+
+
+def export_adm(folder: str | Path, path: str | Path) -> int:
+    """Write the file that the ADM evaluation suite reads: ``arr_0``, (N, H, W, C) bytes, and ``arr_1``, labels where there are any.
+
+    The images stand in the order of :func:`shuffled`. They are copied part by part, through a temporary file beside ``path``.
+
+    Args:
+        folder: of :func:`~ddimkit.generate.generate`.
+        path: the ``.npz`` file; a former one stays whole until the new one is.
+
+    Returns:
+        the number of images.
+
+    Raises:
+        FileNotFoundError: the folder has no manifest.
+        DDIMKitError: blocks are missing.
+        WeightsError: a shard or the manifest is damaged.
+        OSError: the file cannot be written.
+    """
+    shards, path = open_shards(folder), Path(path)
+    seeds = shards.blocks.seeds
+    order, labels = shuffled(seeds), list[NDArray[np.int64]]()
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    images: Any = None
+    with tempfile.TemporaryFile(dir=path.parent) as scratch:
+        done = 0
+        for shard in each_shard(shards):
+            if images is None:
+                images = np.memmap(scratch, np.uint8, "w+", shape=(len(seeds), *shard.images.shape[1:]))
+            images[place[done : done + len(shard.images)]] = shard.images
+            labels += [] if shard.labels is None else [shard.labels]
+            done += len(shard.images)
+        _write_archive(path, images, np.concatenate(labels)[order] if labels else None)
+    return len(seeds)
+
+
+def _write_archive(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> None:
+    """An uncompressed ``.npz`` of images, copied part by part, and labels."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("xb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                for name, value in (("arr_0", images), ("arr_1", labels)):
+                    if value is None:
+                        continue
+                    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                        header = {"descr": np.lib.format.dtype_to_descr(value.dtype), "fortran_order": False, "shape": value.shape}
+                        np.lib.format.write_array_header_1_0(member, header)
+                        for first in range(0, len(value), _CHUNK):
+                            member.write(np.ascontiguousarray(value[first : first + _CHUNK]).data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def export_images(folder: str | Path, target: str | Path) -> int:
+    """Write one PNG picture a seed, ``000000/000123.png`` in folders of a thousand; pictures that are there already stay.
+
+    Args:
+        folder: of :func:`~ddimkit.generate.generate`.
+        target: the folder of the pictures, made where it is missing.
+
+    Returns:
+        the number of images.
+
+    Raises:
+        FileNotFoundError: the folder has no manifest.
+        DDIMKitError: blocks are missing.
+        WeightsError: a shard or the manifest is damaged.
+        ValueError: images of neither one nor three channels.
+        OSError: a picture cannot be written.
+    """
+    shards = open_shards(folder)
+    for shard in each_shard(shards):
+        for seed, image in zip(shard.seeds.tolist(), shard.images, strict=True):
+            path = Path(target) / f"{seed - seed % 1000:06d}" / f"{seed:06d}.png"
+            if path.exists():
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+            partial.write_bytes(_png(image))
+            partial.replace(path)
+    return len(shards.blocks.seeds)
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    """An image (H, W, 1 or 3) as a PNG file."""
+    height, width, channels = image.shape
+    if channels not in (1, 3):
+        raise ValueError(f"only images of 1 or 3 channels can be PNG pictures, got {channels}")
+    rows = np.zeros((height, 1 + width * channels), np.uint8)  # each row begins with its filter, 0 for none
+    rows[:, 1:] = image.reshape(height, -1)
+    head = struct.pack(">IIBBBBB", width, height, 8, 2 if channels == 3 else 0, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows.tobytes(), 6)), (b"IEND", b""))
+    chunks = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
