@@ -221,6 +221,19 @@ def rehearse(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[s
     return run
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_time_to_quality_measures_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("diffusers", reason="diffusers is not installed: it is in the dependency group bench")
+    main: Callable[[Sequence[str]], None] = importlib.import_module("time_to_quality").main
+    main(["--quick", "--device", "cpu", "--work", str(tmp_path), "--out", str(tmp_path / "found.json")])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert set(found["times"]) == set(found["quality"])
+    assert found["times"]["ours: learned-5"]["median_us"] > 0
+    assert found["versions"]["diffusers"]
+    assert len(list(tmp_path.glob("*-64.json"))) == len(found["quality"])  # from which the next call goes on
+    assert "| diffusers: UniPCa-5 | 5 |" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_a_rehearsal_writes_a_result_that_the_documentation_shows(
