@@ -13,6 +13,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,7 +89,8 @@ def their_row(unet: TheirUNet, name: str, settings: dict[str, Any], calls: int) 
 
         def draw(first: int, count: int) -> Tensor:
             generator = torch.Generator(unet.device).manual_seed(first)
-            return pipe(count, generator, num_inference_steps=steps, output_type="pt").images * 2 - 1
+            images: Tensor = pipe(count, generator, num_inference_steps=steps, output_type="pt").images
+            return images * 2 - 1
     else:
 
         def draw(first: int, count: int) -> Tensor:
@@ -103,7 +105,7 @@ def loop(unet: TheirUNet, scheduler: Any, steps: int, first: int, count: int, *,
     generator = torch.Generator(unet.device).manual_seed(first)
     scheduler.set_timesteps(steps)
     shape = count, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
-    image = torch.randn(shape, generator=generator, device=unet.device) * scheduler.init_noise_sigma
+    image: Tensor = torch.randn(shape, generator=generator, device=unet.device) * scheduler.init_noise_sigma
     extra = {"generator": generator} if noisy else {}
     for t in scheduler.timesteps:
         output = unet(scheduler.scale_model_input(image, t), t).sample
@@ -185,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     kept = {name: arguments.work / f"{name.replace(': ', '-').replace(' ', '-')}-{images}.json" for name in rows}
     quality = {name: evaluated(row, evaluator, images, arguments.batch, kept[name]) for name, row in rows.items()}
-    times = contest({name: Contender(lambda row=row: row.draw(0, arguments.timed)) for name, row in rows.items()}, rounds)
+    times = contest({name: Contender(partial(row.draw, 0, arguments.timed)) for name, row in rows.items()}, rounds)
     found = summary(rows, quality, times)
     print("| contender | calls | seconds | kernel distance | Fréchet distance |\n|---|---|---|---|---|")
     for name in sorted(rows, key=lambda name: quality[name]["kernel"]["value"]):
