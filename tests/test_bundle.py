@@ -5,7 +5,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from ddimkit import (
 )
 from ddimkit.models import bundle as bundles
 from ddimkit.models.bundle import load_bundle, save_bundle
+from ddimkit.models.conditions import seed_labels
 from ddimkit.models.unet import channels_last
 from ddimkit.prediction import Clip
 from ddimkit.samplers import ddim
@@ -282,3 +283,23 @@ def test_weights_that_float16_cannot_keep_are_not_written(value: float, tmp_path
     with pytest.raises(ValueError, match=r"^conv_out\.bias holds NaN or numbers above 65504"):
         save_bundle(bundle, tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_labels_survive_the_file_and_other_conditions_are_refused(tmp_path: Path) -> None:
+    network = UNet(UNetConfig(1, 1, (8, 8), blocks=1, groups=4, num_classes=4))
+    made = ModelBundle(
+        network, NoiseSchedule.linear(), sample_shape=(1, 8, 8), conditions=seed_labels(3), unconditional={"labels": 3}
+    )
+    save_bundle(made, tmp_path / "a.safetensors")
+    read = load_bundle(tmp_path / "a.safetensors")
+    assert read.conditions == made.conditions
+    assert read.unconditional == {"labels": 3}
+    assert read.identity() == made.identity() | {"weights_sha256": read.weights_sha256()}
+    assert torch.isfinite(read.guided(2.0).draw(read.sampler(DDIMSampler, steps=2), range(2))).all()
+    for change, message in (
+        ({"conditions": lambda seeds: {"labels": torch.zeros(len(seeds), dtype=torch.int64)}}, "seed_labels"),
+        ({"decode": lambda z: z}, "without decode"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            save_bundle(replace(made, **change), tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()

@@ -373,6 +373,15 @@ def test_labels_are_dropped_at_the_rate_asked_for() -> None:
     assert math.isfinite(float(Trainer(made, CPU).advance()))
 
 
+def test_the_bundle_of_a_conditional_recipe_draws_labels_and_can_be_guided() -> None:
+    """Labels follow from the seeds; the last index, for which labels are dropped, is that of no label."""
+    made = Denoising(LABELLED, SMALL, CPU, np.arange(len(SMALL), dtype=np.uint8) % 3)
+    bundle = make_bundle(Trainer(made, CPU), made)
+    assert bundle.model_kwargs([5, 6])["labels"].tolist() == [2, 0]
+    assert bundle.unconditional == {"labels": 3}
+    assert bundle.guided(2.0).draw(bundle.sampler(DDIMSampler, steps=2), range(3)).shape == (3, *SMALL.shape[1:])
+
+
 @pytest.mark.parametrize("labels", [None, np.zeros(1, np.uint8), np.full(len(SMALL), 4, np.uint8)])
 def test_labels_that_do_not_fit_are_refused(labels: Any) -> None:
     with pytest.raises(ValueError, match="labels must"):

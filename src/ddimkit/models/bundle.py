@@ -20,7 +20,7 @@ from ddimkit._repr import short_repr
 from ddimkit.errors import WeightsError
 from ddimkit.guidance import Guided, classifier_free
 from ddimkit.loop import Model, check_device
-from ddimkit.models.conditions import Conditions, Decode, check_conditions, check_images
+from ddimkit.models.conditions import Conditions, Decode, check_conditions, check_images, describe_labels, seed_labels
 from ddimkit.models.unet import UNet, channels_last
 from ddimkit.models.unet_config import UNetConfig
 from ddimkit.prediction import Clip, DynamicThreshold, Prediction, check_clip, check_prediction
@@ -245,11 +245,14 @@ def save_bundle(bundle: ModelBundle, path: str | Path) -> str:
     """Write a bundle whose model is a :class:`UNet`, in float16; returns the file's SHA-256.
 
     Raises:
-        TypeError: the model is no UNet, or the schedule was not made by a named constructor.
+        TypeError: the model is no UNet, or the schedule was not made by a named constructor; conditions that
+            :func:`~ddimkit.models.conditions.seed_labels` did not give, or a decoder.
         ValueError: a weight that float16 cannot keep, naming it; nothing is written.
     """
     if not isinstance(bundle.model, UNet) or bundle.schedule.spec is None:
         raise TypeError("only a UNet with a named schedule can be saved")
+    if bundle.decode is not None:
+        raise TypeError("a bundle that decodes latents cannot be saved: save the one without decode")
     clip = asdict(bundle.clip) if isinstance(bundle.clip, DynamicThreshold) else bundle.clip
     settings = {
         "config": asdict(bundle.model.config),
@@ -260,6 +263,9 @@ def save_bundle(bundle: ModelBundle, path: str | Path) -> str:
         "name": bundle.name,
         "figures": bundle.figures,
     }
+    labels = describe_labels(bundle.conditions)
+    if labels is not None or bundle.unconditional is not None:  # files of models without conditions stay the same bytes
+        settings |= {"conditions": labels, "unconditional": None if bundle.unconditional is None else dict(bundle.unconditional)}
     weights = {name: value.to(torch.float16) for name, value in bundle.model.state_dict().items()}
     lost = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]
     if lost:
@@ -287,6 +293,8 @@ def load_bundle(path: str | Path, *, sha256: str | None = None) -> ModelBundle:
         model.load_state_dict({name: value.to(torch.float32) for name, value in file.tensors.items()}, assign=True)
         clip = DynamicThreshold(**saved["clip"]) if isinstance(saved["clip"], dict) else saved["clip"]
         settings = {key: saved[key] for key in ("sample_shape", "prediction", "name", "figures")}
+        labels = saved.get("conditions")
+        settings |= {"conditions": labels and seed_labels(**labels), "unconditional": saved.get("unconditional")}
         return ModelBundle(channels_last(model).eval(), NoiseSchedule.from_spec(saved["schedule"]), clip=clip, **settings)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} does not describe a model that this version can build: {error}") from error

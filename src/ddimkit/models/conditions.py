@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddimkit._numbers import number, sizes
 
-__all__ = ["Conditions", "Decode", "check_conditions", "check_images", "latent_decoder", "seed_labels"]
+__all__ = ["Conditions", "Decode", "check_conditions", "check_images", "describe_labels", "latent_decoder", "seed_labels"]
 
 Conditions = Callable[[Sequence[int]], Mapping[str, Any]]
 """Seeds, one a sample, to the model's further arguments: tensors with the batch first, and what all samples share."""
@@ -45,6 +45,19 @@ class _SeedLabels:
 
     def __call__(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         return {self.name: torch.tensor([seed % self.classes for seed in seeds], dtype=torch.int64)}
+
+
+def describe_labels(conditions: Conditions | None) -> dict[str, Any] | None:
+    """The arguments of :func:`seed_labels` that give these conditions, as JSON values; None for no conditions.
+
+    Raises:
+        TypeError: other conditions, which a file cannot keep.
+    """
+    if conditions is None:
+        return None
+    if not isinstance(conditions, _SeedLabels):
+        raise TypeError(f"only conditions that seed_labels gives can be saved, got {conditions!r:.80}")
+    return asdict(conditions)
 
 
 def latent_decoder(decode: Decode, *, scaling_factor: float = 1.0, shift_factor: float = 0.0) -> Decode:

@@ -28,6 +28,7 @@ from ddimkit._training.trainer import Forward, Moment, Trainer
 from ddimkit.errors import DDIMKitError
 from ddimkit.models._recipe import CIFAR10_RECIPE, MNIST_RECIPE, RECIPES, Recipe, named_schedule
 from ddimkit.models.bundle import ModelBundle, save_bundle
+from ddimkit.models.conditions import seed_labels
 from ddimkit.models.data import load_images
 from ddimkit.models.unet import UNet
 from ddimkit.prediction import prediction_target
@@ -123,7 +124,7 @@ class Denoising:
 
 
 def make_bundle(trainer: Trainer[UNet], task: Denoising) -> ModelBundle:
-    """The averaged weights as a model, with the run's figures."""
+    """The averaged weights as a model, with the run's figures; labels follow from the seeds, and the last one is "no label"."""
     run = {"steps": trainer.step, "loss": trainer.loss, "images": len(task.images)}
     recipe = task.recipe
     return ModelBundle(
@@ -134,6 +135,8 @@ def make_bundle(trainer: Trainer[UNet], task: Denoising) -> ModelBundle:
         clip=recipe.clip,
         name=recipe.dataset,
         figures={**run, "recipe": recipe.describe()},
+        conditions=seed_labels(recipe.unet.num_classes - 1) if task.labels is not None else None,
+        unconditional={"labels": recipe.unet.num_classes - 1} if task.labels is not None else None,
     )
 
 
