@@ -105,7 +105,9 @@ def run_tests(session: nox.Session, constraints: str, *groups: str) -> None:
     install(session, ".[study]", groups=["tests", *groups], constraints=constraints)
     # Alone: the torchvision they declare has no build for a CPU, and what is used of them does not use it.
     session.install("--no-deps", "torch-fidelity", "azula", "smalldiffusion")
-    session.run("pytest", "-rs", *session.posargs)
+    # One process a core, each with one thread of torch; a file's tests stay together, with the fixtures that they share.
+    parallel = ("-n", "auto", "--maxprocesses", "8", "--dist", "loadfile")
+    session.run("pytest", "-rs", *parallel, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 def declared() -> dict[str, str]:

@@ -24,7 +24,8 @@ __all__ = ["Drawing", "Learner"]
 _BETA1, _BETA2, _EPSILON = 0.9, 0.99, 1e-12
 _SHARED = 0.1
 """Share of the mean second moment of all columns that is added to that of each."""
-_AVERAGE = 0.9
+_POWER = 3
+"""The averaged numbers weight step k by about its cube, so that they forget the beginning."""
 _TENSORS = ("theta", "average", "first", "second", "basis")
 _LONGEST = 5.0
 """Largest step along a column of the basis in one batch, in learning rates."""
@@ -76,11 +77,11 @@ class Learner:
 
     Args:
         template: where it begins.
-        rate: the learning rate at its height.
+        rate: the learning rate at its height: how far a step changes the images, in their standard deviations.
         batches: steps in all, over which the rate falls to 0 along half a cosine.
 
-    Source: Amari, *Natural Gradient Works Efficiently in Learning*, 1998; Kingma and Ba, *Adam*, 2015; the moving average of the
-    numbers is Polyak and Juditsky's, 1992.
+    Source: Amari, *Natural Gradient Works Efficiently in Learning*, 1998; Kingma and Ba, *Adam*, 2015; the average of the
+    numbers, weighted towards the end, is Shamir and Zhang's, *Stochastic Gradient Descent for Non-smooth Optimization*, 2013.
     """
 
     def __init__(self, template: PlanSampler, rate: float, batches: int) -> None:
@@ -158,9 +159,9 @@ class Learner:
         self.done += 1
         rate = self.rate * (1 + math.cos(math.pi * min(1.0, self.done / self.batches))) / 2
         size = ((self.second + _SHARED * self.second.mean()) / (1 - _BETA2**self.done)).sqrt() + _EPSILON
-        step = self.first / (1 - _BETA1**self.done) / size
+        step = self.first / (1 - _BETA1**self.done) / size / math.sqrt(len(size))
         self.theta -= self.corrections.spread(self.basis @ (rate * step.clamp(-_LONGEST, _LONGEST)))
-        self.average.lerp_(self.theta, 1 - min(_AVERAGE, self.done / (self.done + 9)))
+        self.average.lerp_(self.theta, (1 + _POWER) / (self.done + _POWER))
 
     def copy(self, template: PlanSampler | None = None) -> "Learner":
         """A learner of its own in the same state; ``template`` replaces the one that its corrections are added to."""

@@ -33,7 +33,7 @@ def learn_plan(
     batches: int = 200,
     batch_size: int = 128,
     accumulate: int = 1,
-    rates: Sequence[float] = (0.02,),
+    rates: Sequence[float] = (0.05,),
     moves: int = 2,
     choose_images: int = 1000,
     confirm_images: int = 2000,
@@ -62,8 +62,7 @@ def learn_plan(
         batches: steps of Adam of the winner; the rate falls to 0 over them along half a cosine.
         batch_size: images a batch, all of fresh seeds.
         accumulate: batches whose gradients make one step.
-        rates: learning rates that compete: about how far one step along a combination of numbers changes the images, in their
-            standard deviations.
+        rates: learning rates that compete: about how far a step changes the images, in their standard deviations.
         moves: how often timesteps are moved.
         choose_images: images by which tables are chosen.
         confirm_images: images that decide whether the chosen one gained.
@@ -143,7 +142,7 @@ def _checked_settings(numbers: dict[str, int], rates: Sequence[float], checkpoin
     if settings["seed"] >= 2**30:
         raise ValueError(f"seed must be below 2^30, got {settings['seed']}")
     if not isinstance(rates, Sequence):
-        raise TypeError(f"rates must be a sequence of learning rates, as in (0.02,), got {rates!r}")
+        raise TypeError(f"rates must be a sequence of learning rates, as in (0.05,), got {rates!r}")
     if not rates or not all(0 <= rate < math.inf for rate in rates):
         raise ValueError(f"rates must hold finite learning rates of at least 0, got {rates!r}")
     if checkpoint not in ("auto", True, False):
