@@ -7,6 +7,7 @@ from typing import Any
 from ddimkit import PlanSampler, load_pretrained
 from ddimkit.learning import LearnedSampler, shipped
 from ddimkit.tradeoff.committed import find_study
+from ddimkit.tradeoff.rows import Row
 
 TABLES = Path(shipped.__file__).parent / "tables"
 
@@ -23,7 +24,19 @@ def page(model: str) -> str:
     for peer in [] if study is None else [study.row("DDIM-1000"), study.row(study.baseline)]:
         assert peer.quality is not None
         rows.append(_row(peer.label.partition("-")[0], peer.sampler, peer.quality.to_dict(), ""))
-    return _HEAD + "\n".join(rows)
+    return _HEAD + "\n".join(rows) + ("" if study is None else _poorer(model, study.row(study.baseline)))
+
+
+def _poorer(model: str, baseline: Row) -> str:
+    """In what the tables are known to be poorer than the baseline: where the interval lies below the baseline's."""
+    assert baseline.quality is not None
+    wanted, said = baseline.quality.to_dict(), list[str]()
+    for table in shipped.shipped_tables(model):
+        quality = table.origin.evaluations[-1]["quality"]
+        less = [metric for metric in ("precision", "recall") if quality[metric]["high"] < wanted[metric]["low"]]
+        figures = " and ".join(f"{metric}, {quality[metric]['value']:.2f} against {wanted[metric]['value']:.2f}" for metric in less)
+        said += [f"The table with {table.nfe} calls has lower {figures} of {baseline.label}."] if less else []
+    return "".join(f"\n\n{line}" for line in said)
 
 
 def _learned(table: LearnedSampler) -> str:

@@ -168,7 +168,7 @@ CASES: dict[str, Case] = {
         TypeError,
         "list, tuple, range or 1-D integer tensor, got {",
     ),
-    "an unknown spacing": (lambda: DDIMSampler(S, steps=5, spacing=any_("karras")), ValueError, "one of trailing, .* got 'karras'"),
+    "an unknown spacing": (lambda: DDIMSampler(S, steps=5, spacing=any_("cubic")), ValueError, "one of trailing, .* got 'cubic'"),
     # settings of samplers
     "no schedule": (lambda: DDIMSampler(any_(None), steps=5), TypeError, "must be a NoiseSchedule, got NoneType"),
     "eta of 1.5": (lambda: DDIMSampler(S, steps=5, eta=1.5), ValueError, r"eta must lie in \[0, 1\] .*, got 1.5"),

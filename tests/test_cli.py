@@ -546,7 +546,7 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     (("plan", "--model", "mymodule:nothing"), "has no attribute 'nothing'): write package.module:name"),
     (("plan", "--model", ".mymodule:bundle"), "write package.module:name"),
     (("plan", "--model", "mymodule:smooth"), "must be a ddimkit.ModelBundle, got function"),
-    ((*PLAN, "--sampler", "euler"), "unipc-3, or package.module:name, got 'euler'"),
+    ((*PLAN, "--sampler", "euler"), "gradient-estimation, or package.module:name, got 'euler'"),
     ((*PLAN, "--sampler", "mymodule:bundle"), "must be a sampler class, got ModelBundle"),
     ((*PLAN, "--sampler", "ddpm", "--eta", "0.5"), "--sampler ddpm takes no --eta"),
     ((*PLAN, "--eta", "1.5"), "eta must lie in [0, 1]"),
