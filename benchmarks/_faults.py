@@ -69,7 +69,7 @@ def module(bundle: ModelBundle) -> torch.nn.Module:
 
 
 def fragile() -> ModelBundle:
-    """The subject as a command's ``--model``: its calls are slow, and where the environment says so one process kills itself, once."""
+    """The subject as a command's ``--model``: its calls are slow, and one process kills itself where the environment says so."""
     bundle, calls = subject()[0], list[None]()
 
     def before_call(*_: object) -> None:
