@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, NoiseSchedule, NonFiniteError, PlanSampler
+from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, NoiseSchedule, NonFiniteError, Plan, PlanSampler
 from ddimkit.analytic import GaussianDenoiser
 from ddimkit.editing import image_to_image, inpaint, interpolate, latents_of, reconstruct, repaint_rows, spherical
 from ddimkit.noise import STREAM_EDIT, STREAM_SAMPLER, STREAM_X_T, keyed_normal
+from ddimkit.samplers import HeunSampler
 from ddimkit.schedule import FloatArray
 from probes import Counting, column, normal, smooth, twice
 
@@ -55,6 +56,27 @@ def test_image_to_image_adds_noise_and_samples_from_there(steps: int, strength: 
         x = ddim_step(x, k, tuple(sampler.timesteps), eta, lambda k=k: keyed(k, STREAM_SAMPLER))  # type: ignore[misc]
     assert model.calls == done
     assert np.allclose(found.numpy(), x, rtol=0, atol=1e-12)
+
+
+def test_image_to_image_with_a_bare_table_begins_at_the_first_row_of_its_timestep() -> None:
+    heun, model = HeunSampler(LINEAR, steps=4, prediction="x0"), Counting()
+    plan = Plan(t=(900, 900, 500, 200), t_next=(900, 500, 200, None), a=[1, 0.5, 0.5, 0], b=[0, 0.4, 0.4, 1], c=[0, 0, 0, 0])
+    table = PlanSampler.from_plan(LINEAR, plan, prediction="x0")
+    found = image_to_image(table, model, IMAGES, strength=0.6, seed=SEEDS)
+    start = LINEAR.add_noise(IMAGES, torch.from_numpy(keyed(0, STREAM_EDIT)), 500)
+    assert model.calls == 2
+    assert torch.equal(found, table.sample(smooth, x_T=start, start_at=2, seed=SEEDS))
+    bare = PlanSampler.from_plan(LINEAR, heun.plan(), prediction="x0")
+    for sampler, strength, t in ((table, 1.0, 900), (bare, 1.0, heun.timesteps[0])):
+        whole = LINEAR.add_noise(IMAGES, torch.from_numpy(keyed(0, STREAM_EDIT)), t)
+        assert torch.equal(image_to_image(sampler, smooth, IMAGES, strength=strength, seed=SEEDS), sampler.sample(smooth, x_T=whole))
+
+
+def test_a_bare_table_that_reads_the_past_cannot_begin_inside() -> None:
+    model, multistep = Counting(), DPMSolverPPSampler(LINEAR, steps=4, prediction="x0")
+    with pytest.raises(ValueError, match=r"strength=0\.5 starts at row 2 of the table, but row 2 reads 1 earlier .*: give strength=1"):
+        image_to_image(PlanSampler.from_plan(LINEAR, multistep.plan(), prediction="x0"), model, IMAGES)
+    assert model.calls == 0
 
 
 def test_reconstruction_of_a_model_that_ignores_x_is_the_image() -> None:
