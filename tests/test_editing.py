@@ -69,12 +69,16 @@ def test_image_to_image_with_a_bare_table_begins_at_the_first_row_of_its_timeste
     bare = PlanSampler.from_plan(LINEAR, heun.plan(), prediction="x0")
     for sampler, strength, t in ((table, 1.0, 900), (bare, 1.0, heun.timesteps[0])):
         whole = LINEAR.add_noise(IMAGES, torch.from_numpy(keyed(0, STREAM_EDIT)), t)
-        assert torch.equal(image_to_image(sampler, smooth, IMAGES, strength=strength, seed=SEEDS), sampler.sample(smooth, x_T=whole))
+        assert torch.equal(
+            image_to_image(sampler, smooth, IMAGES, strength=strength, seed=SEEDS), sampler.sample(smooth, x_T=whole)
+        )
 
 
 def test_a_bare_table_that_reads_the_past_cannot_begin_inside() -> None:
     model, multistep = Counting(), DPMSolverPPSampler(LINEAR, steps=4, prediction="x0")
-    with pytest.raises(ValueError, match=r"strength=0\.5 starts at row 2 of the table, but row 2 reads 1 earlier .*: give strength=1"):
+    with pytest.raises(
+        ValueError, match=r"strength=0\.5 starts at row 2 of the table, but row 2 reads 1 earlier .*: give strength=1"
+    ):
         image_to_image(PlanSampler.from_plan(LINEAR, multistep.plan(), prediction="x0"), model, IMAGES)
     assert model.calls == 0
 

@@ -26,6 +26,7 @@ from ddimkit import (
     load_pretrained,
 )
 from ddimkit.analytic import GaussianDenoiser, MixtureDenoiser
+from ddimkit.editing import interpolate, reconstruct
 from ddimkit.guidance import autoguidance, cfg_plus_plus, classifier_free, classifier_guidance
 from ddimkit.models.conditions import seed_labels
 from ddimkit.prediction import Prediction
@@ -220,6 +221,28 @@ def test_cfg_plus_plus_refuses_a_repeated_timestep_without_history() -> None:
     plan = Plan((9, 9), (9, None), [1.0, 0.0], [0.0, 1.0], [0.0, 0.0])
     with pytest.raises(ValueError, match="asks the model twice at one"):
         cfg_plus_plus(ByLabel(), PlanSampler.from_plan(LINEAR, plan), 0.5, {"labels": NONE})
+
+
+def test_cfg_plus_plus_refuses_every_walk_but_its_own_samplers() -> None:
+    sampler, model = DDIMSampler(LINEAR, steps=4, prediction="x0"), ByLabel()
+    guided: Any = cfg_plus_plus(model, sampler, 0.5, {"labels": NONE})
+    given: dict[str, Any] = {"model_kwargs": {"labels": LABELS}}
+    walks: tuple[Callable[[Any], object], ...] = (
+        lambda m: replace(sampler, eta=0.5).sample(m, x_T=X, seed=0, **given),
+        lambda m: DDIMSampler(LINEAR, steps=5, prediction="x0").sample(m, x_T=X, **given),
+        lambda m: replace(sampler, clip=(-1, 1)).sample(m, x_T=X, **given),
+        lambda m: DPMSolverPPSampler(LINEAR, steps=4, prediction="x0").sample(m, x_T=X, **given),
+        lambda m: next(replace(sampler, eta=0.5).iterate(m, x_T=X, seed=0, **given)),
+        lambda m: sampler.invert(m, X, **given),
+        lambda m: reconstruct(sampler, m, X, **given),
+        lambda m: interpolate(sampler, m, X, X, between="images", **given),
+        lambda m: reconstruct(sampler, lambda x, t, **more: m(x, t, **more), X, **given),
+    )
+    for walk in walks:
+        with pytest.raises(ValueError, match="CFG\\+\\+ scales the rows of the sampler that cfg_plus_plus was given"):
+            walk(guided)
+    assert not model.batches
+    sampler.sample(guided, x_T=X, start_at=2, **given)
 
 
 def test_the_scales_are_looked_up_in_float32() -> None:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from ddimkit._numbers import integer, number
 from ddimkit.loop import Model, ask
+from ddimkit.plan import Plan
 from ddimkit.prediction import Prediction, check_prediction, x0_coefficients
 from ddimkit.schedule import FloatArray, NoiseSchedule
-from ddimkit.step import check_output, work_dtype
+from ddimkit.step import Coefficients, check_output, work_dtype
 
-__all__ = ["ClassifierGuided", "Guided", "PairGuided"]
+__all__ = ["ClassifierGuided", "Guided", "PairGuided", "signal_after"]
 
 _NEGATIVE = "negative_"
 
@@ -95,6 +96,19 @@ class PairGuided(Guided):
         ratios = None if self.ratios is None else self.ratios.tolist()
         weak = self.weak is not None
         return json.dumps([super().settings, weak, plain, self.interval, self.rescale, ratios])
+
+    def check_rows_of_run(self, coefficients: Coefficients) -> None:
+        """Raise a ValueError for rows that are not those of the scales s′/b₀."""
+        if self.ratios is None:
+            return
+        plan, known = coefficients.plan, len(self.ratios)
+        after = signal_after(plan, coefficients.schedule)
+        wanted = np.array([self.ratios[t] if t < known else np.nan for t in plan.t]) * plan.b[:, 0]
+        if coefficients.needs or coefficients.clip is not None or not np.allclose(wanted, after, rtol=1e-9, atol=0):
+            raise ValueError(
+                "CFG++ scales the rows of the sampler that cfg_plus_plus was given, and these are others, of another sampler, another "
+                "eta or an inversion: give cfg_plus_plus the sampler that runs, and invert with classifier_free or the model itself"
+            )
 
     def forward(self, x: Tensor, t: Tensor, guidance_scale: float | Tensor | None = None, **given: Any) -> Tensor:
         r"""X (B, \*), t int64 (B,), scales (B,) or one, and the conditions."""
@@ -217,6 +231,11 @@ class ClassifierGuided(Guided):
                 raise ValueError(f"log_probability must give ({len(x)},), differentiable by torch in x, got {said}")
             (gradient,) = torch.autograd.grad(found.sum(), place)
         return gradient.to(work_dtype(x))
+
+
+def signal_after(plan: Plan, schedule: NoiseSchedule) -> FloatArray:
+    """(S,) the signal where each row of a plan lands."""
+    return np.array([1.0 if t is None else schedule.signal[t] for t in plan.t_next])
 
 
 def _checked_interval(interval: object) -> tuple[int, int] | None:

@@ -111,7 +111,7 @@ def reconstruct(
 
     Raises:
         TypeError: the sampler is no DDIMSampler, or images are no floating point tensor.
-        ValueError: eta is not 0, or clip is not None.
+        ValueError: eta is not 0, or clip is not None; a model guided by CFG++, whose scales are those of descending rows.
     """
     sampler = invertible(sampler)
     given = checked_images(images, "images")
