@@ -77,7 +77,7 @@ def test_image_to_image_with_a_bare_table_begins_at_the_first_row_of_its_timeste
 def test_a_bare_table_that_reads_the_past_cannot_begin_inside() -> None:
     model, multistep = Counting(), DPMSolverPPSampler(LINEAR, steps=4, prediction="x0")
     with pytest.raises(
-        ValueError, match=r"strength=0\.5 starts at row 2 of the table, but row 2 reads 1 earlier .*: give strength=1"
+        ValueError, match=r"strength=0\.5 starts at row 2 of the table, but row 2 reads 1 .*: give strength=1"
     ):
         image_to_image(PlanSampler.from_plan(LINEAR, multistep.plan(), prediction="x0"), model, IMAGES)
     assert model.calls == 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -307,6 +308,19 @@ def test_scales_and_negative_conditions_of_each_sample(batch_size: int, scales: 
         assert torch.allclose(drawn[i], one[0], rtol=1e-12, atol=1e-12)
 
 
+def test_two_calls_share_every_other_condition() -> None:
+    def model(x: Tensor, t: Tensor, labels: Tensor, shift: Tensor) -> Tensor:
+        return smooth(x, t) + column(labels, x) / 8 + shift[0]
+
+    sampler, shift = DDIMSampler(LINEAR, steps=3, prediction="x0"), normal(3, 1)
+    given = {"labels": LABELS, "shift": shift}
+    drawn = sampler.sample(classifier_free(model, 2.0, {"labels": 0}, stacked=False), x_T=X, model_kwargs=given, batch_size=3)
+    bound = classifier_free(partial(model, shift=shift), 2.0, {"labels": 0})
+    assert torch.equal(drawn, sampler.sample(bound, x_T=X, model_kwargs={"labels": LABELS}, batch_size=3))
+    bundle = ModelBundle(model, LINEAR, sample_shape=(2,), prediction="x0", unconditional={"labels": 0})
+    assert torch.equal(drawn, sampler.sample(bundle.guided(2.0, stacked=False).model, x_T=X, model_kwargs=given, batch_size=3))
+
+
 def by_embedding(x: Tensor, t: Tensor, embedding: Tensor) -> Tensor:
     return smooth(x, t) + embedding.mean(dim=1)[:, None]
 
@@ -463,6 +477,21 @@ CALLS: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"labels": LABELS},
         "labels of both halves cannot be one batch, .* and None: give stacked=False",
     ),
+    "a tensor that the worse half does not name": (
+        lambda m: classifier_free(m, 2.0, {"labels": 0}),
+        {"labels": LABELS, "text": torch.ones(6)},
+        "both halves get text, of which one call cannot tell whether it has one entry a sample: .* or give stacked=False",
+    ),
+    "a tensor that all samples share": (
+        lambda m: classifier_free(m, 2.0, {"labels": 0}),
+        {"labels": LABELS, "text": torch.ones(3, 4)},
+        "both halves get text, .*bind it to the model if all samples share it",
+    ),
+    "nested conditions": (
+        lambda m: classifier_free(m, 2.0, {"labels": 0}),
+        {"labels": LABELS, "text": {"pooled": [torch.ones(6)]}},
+        "both halves get text, .* give stacked=False",
+    ),
     "no tensor": (
         lambda m: classifier_free(m, 2.0, {"labels": "none"}),
         {"labels": "some"},
@@ -473,7 +502,7 @@ CALLS: dict[str, tuple[Any, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("make", "given", "message"), CALLS.values(), ids=CALLS.keys())
 def test_conditions_that_do_not_fit_are_refused_before_any_call(make: Any, given: dict[str, Any], message: str) -> None:
-    model = Counting(lambda x, t, labels=None: x)
+    model = Counting(lambda x, t, labels=None, text=None: x)
     with pytest.raises(ValueError, match=message):
         DDIMSampler(LINEAR, steps=3).sample(make(model), (6, 2), seed=0, model_kwargs=given)
     assert model.calls == 0

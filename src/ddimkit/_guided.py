@@ -106,8 +106,8 @@ class PairGuided(Guided):
         wanted = np.array([self.ratios[t] if t < known else np.nan for t in plan.t]) * plan.b[:, 0]
         if coefficients.needs or coefficients.clip is not None or not np.allclose(wanted, after, rtol=1e-9, atol=0):
             raise ValueError(
-                "CFG++ scales the rows of the sampler that cfg_plus_plus was given, and these are others, of another sampler, another "
-                "eta or an inversion: give cfg_plus_plus the sampler that runs, and invert with classifier_free or the model itself"
+                "CFG++ scales the rows of the sampler that cfg_plus_plus was given, and these are others, of another sampler, "
+                "another eta or an inversion: give cfg_plus_plus the sampler that runs, and invert with classifier_free"
             )
 
     def forward(self, x: Tensor, t: Tensor, guidance_scale: float | Tensor | None = None, **given: Any) -> Tensor:
@@ -290,15 +290,31 @@ def _rescaled(guided: Tensor, ahead: Tensor, share: float) -> Tensor:
 
 
 def _stacked(name: str, better: Any, worse: Any, batch: int) -> Any:
-    """A condition of both halves in one."""
+    """A condition of both halves in one.
+
+    What both halves share is no tensor: its length may be the batch's, or that of a part of it, by chance.
+    """
+    if better is worse:
+        if _holds_tensor(better):
+            raise ValueError(
+                f"both halves get {name}, of which one call cannot tell whether it has one entry a sample: bind it to the model if "
+                "all samples share it, name it in unconditional, or give stacked=False"
+            )
+        return better
     if isinstance(better, Tensor) and better.ndim and len(better) == batch:
         if not isinstance(worse, Tensor) or worse.shape != better.shape:
             said = tuple(worse.shape) if isinstance(worse, Tensor) else repr(worse)
             raise ValueError(f"{name} of both halves cannot be one batch, {tuple(better.shape)} and {said}: give stacked=False")
         return torch.cat((better, worse))
-    if better is not worse:
-        raise ValueError(f"{name} is no tensor of one entry a sample, so both halves cannot be one batch: give stacked=False")
-    return better
+    raise ValueError(f"{name} is no tensor of one entry a sample, so both halves cannot be one batch: give stacked=False")
+
+
+def _holds_tensor(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(_holds_tensor(part) for part in value.values())
+    if isinstance(value, list | tuple):
+        return any(_holds_tensor(part) for part in value)
+    return isinstance(value, Tensor) and value.ndim > 0
 
 
 def _column(values: Tensor, x: Tensor) -> Tensor:

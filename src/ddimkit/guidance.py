@@ -60,7 +60,9 @@ def classifier_free(
             device. So calls are saved on the CPU alone, and never in a graph.
         rescale: φ in [0, 1]: how far the guided output gets the conditional one's standard deviation over each sample (Lin et al.
             2024, eqs 14 to 16). It is not linear, so it differs between prediction types.
-        stacked: whether both halves are one call of 2B samples; False calls twice, in half of the memory.
+        stacked: whether both halves are one call of 2B samples; False calls twice, in half of the memory. One call takes no tensor
+            that the worse half is not given a value of: bind to the model what all samples share, as by
+            :func:`functools.partial`, and call twice for other conditions of each sample.
 
     Raises:
         TypeError, ValueError: a number out of range. When called, before the model is: conditions that are missing, or that cannot

@@ -48,9 +48,8 @@ def interpolate(
         (W, B, \*) images.
 
     Raises:
-        TypeError, ValueError: shapes that differ, weights that are not finite, a sampler that cannot invert, a model guided by CFG++ between
-            images, and as for
-            :meth:`PlanSampler.sample <ddimkit.PlanSampler.sample>`; before the model is called.
+        TypeError, ValueError: shapes that differ, weights that are not finite, a sampler that cannot invert, a model guided by
+            CFG++ between images, and as for :meth:`PlanSampler.sample <ddimkit.PlanSampler.sample>`; before the model is called.
     """
     a, b = checked_images(a, "a"), checked_images(b, "b")
     if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
