@@ -26,6 +26,7 @@ from ddimkit import (
     graphs,
     load_pretrained,
 )
+from ddimkit._arguments import model_device
 from ddimkit.analytic import GaussianDenoiser, MixtureDenoiser
 from ddimkit.editing import interpolate, reconstruct
 from ddimkit.guidance import autoguidance, cfg_plus_plus, classifier_free, classifier_guidance
@@ -557,6 +558,28 @@ def test_a_guided_network_is_a_module_and_does_not_warn() -> None:
     assert torch.allclose(sampler.sample(fast, (2, 1, 4, 4), seed=0, model_kwargs=given), drawn)
     with pytest.warns(UserWarning, match="train mode"):
         sampler.sample(classifier_free(network().train(), 2.0, {"labels": 3}), (2, 1, 4, 4), seed=0, model_kwargs=given)
+
+
+@pytest.mark.parametrize("wrap", [lambda m: accelerate(m, compile=False), lambda m: lambda *a, **k: m(*a, **k), partial])
+def test_modules_inside_of_what_is_guided_are_found(wrap: Callable[[nn.Module], Any]) -> None:
+    unet, given = network(), {"labels": torch.tensor([0, 1])}
+    guided = classifier_free(wrap(unet), 2.0, {"labels": 3})
+    assert {id(p) for p in guided.parameters()} == {id(p) for p in unet.parameters()}
+    sampler = DDIMSampler(LINEAR, steps=1)
+    sampler.sample(guided, (2, 1, 4, 4), seed=0, model_kwargs=given)  # a warning would raise
+    unet.train()
+    with pytest.warns(UserWarning, match="train mode"):
+        sampler.sample(guided, (2, 1, 4, 4), seed=0, model_kwargs=given)
+    assert model_device(guided.to("meta")).type == "meta"
+
+
+def test_guided_models_that_are_accelerated_are_known_by_weights_and_precision() -> None:
+    bundle = ModelBundle(network(), LINEAR, sample_shape=(1, 4, 4), unconditional={"labels": 3})
+    fast = [accelerate(network(), compile=False, channels_last=False, precision=p) for p in ("float32", "bfloat16")]
+    hashes = {replace(bundle, model=model).guided(2.0).weights_sha256() for model in fast}
+    assert len(hashes) == 2
+    assert None not in hashes
+    assert replace(bundle, model=partial(bundle.model)).guided(2.0).weights_sha256() is None
 
 
 def test_a_bundle_is_guided_and_known_by_its_guidance() -> None:

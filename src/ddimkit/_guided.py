@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ddimkit._modes import module_of, modules_of
 from ddimkit._numbers import integer, number
 from ddimkit.loop import Model, ask
 from ddimkit.plan import Plan
 from ddimkit.prediction import Prediction, check_prediction, x0_coefficients
 from ddimkit.schedule import FloatArray, NoiseSchedule
+from ddimkit.speed.acceleration import Accelerated
 from ddimkit.step import Coefficients, check_output, work_dtype
 
 __all__ = ["ClassifierGuided", "Guided", "PairGuided", "signal_after"]
@@ -24,8 +26,8 @@ _NEGATIVE = "negative_"
 class Guided(nn.Module):
     """A guided model, as the functions of this module make it: ``model(x, t, **conditions)``.
 
-    A module, whose submodules are the models that are modules: ``to``, ``parameters`` and
-    :func:`~ddimkit.speed.acceleration.accelerate` work on it.
+    A module, whose submodules are the models that are modules and the modules that the others hold or name: ``to``,
+    ``parameters`` and :func:`~ddimkit.speed.acceleration.accelerate` work on it.
     """
 
     model: Model
@@ -39,9 +41,14 @@ class Guided(nn.Module):
             if model is not None and not callable(model):
                 raise TypeError(f"{name} must be callable as {name}(x, t), got {type(model).__name__}")
             setattr(self, name, model)
+            if model is not None and not isinstance(model, nn.Module):
+                for place, inner in enumerate(modules_of(model)):
+                    self.add_module(f"{name}_{place}", inner)
         given = [model for model in models.values() if model is not None]
-        self.has_functions = any(not isinstance(model, nn.Module) for model in given)
-        """Whether one of the models is no module, and so has no weights that can be told."""
+        self.has_functions = any(module_of(model) is None for model in given)
+        """Whether one of the models neither is nor holds a module, and so has no weights that can be told."""
+        self.precisions = [model.choices.precision for model in given if isinstance(model, Accelerated)]
+        """What the accelerated ones of the models compute in."""
         # Its own mode, which nothing reads, must not make it look left in train mode.
         self.training = any(child.training for child in self.children())
         self._placed: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}

@@ -230,8 +230,9 @@ class ModelBundle:
         if any(part.has_functions for part in guided):
             return None
         digest = hashlib.sha256("".join(part.settings for part in guided).encode())
-        if isinstance(self.model, Accelerated) and self.model.choices.precision != "float32":
-            digest.update(self.model.choices.precision.encode())
+        accelerated = [self.model.choices.precision] if isinstance(self.model, Accelerated) else []
+        for precision in (*accelerated, *(precision for part in guided for precision in part.precisions)):
+            digest.update(precision.encode() if precision != "float32" else b"")
         for name, value in sorted(module.state_dict().items()):
             digest.update(name.encode())
             digest.update(_bytes_of(value))
