@@ -322,6 +322,26 @@ def test_two_calls_share_every_other_condition() -> None:
     assert torch.equal(drawn, sampler.sample(bundle.guided(2.0, stacked=False).model, x_T=X, model_kwargs=given, batch_size=3))
 
 
+def test_an_int_stands_for_a_floating_point_condition_and_ratios_is_a_name() -> None:
+    def model(x: Tensor, t: Tensor, ratios: Tensor) -> Tensor:
+        return smooth(x, t) + column(ratios, x)
+
+    sampler, ones = DDIMSampler(LINEAR, steps=3, prediction="x0"), torch.ones(6)
+    drawn = [
+        sampler.sample(cfg_plus_plus(model, sampler, 0.5, {"ratios": none}), x_T=X.float(), model_kwargs={"ratios": ones})
+        for none in (2, 2.0, torch.tensor(2.0))
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
+
+
+def test_rescale_refuses_samples_of_one_number() -> None:
+    model = ByLabel()
+    with pytest.raises(ValueError, match=r"rescale needs samples of several numbers, got x of shape \(6,\)"):
+        classifier_free(model, 2.0, {"labels": 0}, rescale=0.5)(X[:, 0], torch.full((6,), 3), labels=LABELS)
+    assert not model.batches
+
+
 def by_embedding(x: Tensor, t: Tensor, embedding: Tensor) -> Tensor:
     return smooth(x, t) + embedding.mean(dim=1)[:, None]
 
@@ -394,6 +414,14 @@ def test_classifier_guidance_of_any_prediction_draws_the_same_in_inference_mode(
             drawn.append(sampler.sample(guided, x_T=X.clone(), model_kwargs={"labels": LABELS}))
     for other in drawn[1:]:
         assert torch.allclose(other, drawn[0], rtol=1e-8, atol=1e-8)
+
+
+def test_a_classifier_may_save_conditions_made_in_inference_mode() -> None:
+    guided = classifier_guidance(smooth, lambda x, t, w: (x * w["each"][0]).sum(dim=1), LINEAR, classifier_only=["w"])
+    t, w = torch.full((6,), 3), normal(6, 2, seed=4)
+    expected = guided(X, t, w={"each": [w]})
+    with torch.inference_mode():
+        assert torch.equal(guided(X.clone(), t.clone(), w={"each": [w.clone()]}), expected)
 
 
 def twice(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
@@ -488,6 +516,26 @@ CALLS: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"labels": LABELS, "text": torch.ones(3, 4)},
         "both halves get text, .*bind it to the model if all samples share it",
     ),
+    "a part of a label": (
+        lambda m: classifier_free(m, 2.0, {"labels": 0.5}),
+        {"labels": LABELS},
+        "unconditional labels must be of an integer type like the condition's, got floating point",
+    ),
+    "a floating point tensor beside labels": (
+        lambda m: classifier_free(m, 2.0),
+        {"labels": LABELS, "negative_labels": torch.zeros(6)},
+        "unconditional labels must be of an integer type like the condition's, got floating point",
+    ),
+    "an integer tensor beside numbers": (
+        lambda m: classifier_free(m, 2.0, {"labels": torch.tensor(0)}),
+        {"labels": torch.ones(6)},
+        "unconditional labels must be of a floating point type like the condition's, got integer",
+    ),
+    "a truth beside labels": (
+        lambda m: classifier_free(m, 2.0, {"labels": True}),
+        {"labels": LABELS},
+        "unconditional labels must be of an integer type like the condition's, got bool",
+    ),
     "nested conditions": (
         lambda m: classifier_free(m, 2.0, {"labels": 0}),
         {"labels": LABELS, "text": {"pooled": [torch.ones(6)]}},
@@ -525,6 +573,13 @@ WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         "names of conditions",
     ),
     "sampler": (lambda: cfg_plus_plus(smooth, LINEAR), TypeError, "sampler must be the sampler"),  # type: ignore[arg-type]
+    "classifier that ignores x": (
+        lambda: classifier_guidance(smooth, lambda x, t: torch.ones(3, requires_grad=True) * t, LINEAR)(
+            normal(3, 2), torch.zeros(3, dtype=torch.int64)
+        ),
+        ValueError,
+        r"log_probability must give \(3,\), differentiable by torch in x, got a value that does not depend on x",
+    ),
     "classifier of images": (
         lambda: classifier_guidance(smooth, smooth, LINEAR)(normal(3, 2), torch.zeros(3, dtype=torch.int64)),
         ValueError,

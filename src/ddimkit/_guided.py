@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,8 @@ class PairGuided(Guided):
 
     def forward(self, x: Tensor, t: Tensor, guidance_scale: float | Tensor | None = None, **given: Any) -> Tensor:
         r"""X (B, \*), t int64 (B,), scales (B,) or one, and the conditions."""
+        if self.rescale and x.ndim < 2:
+            raise ValueError(f"rescale needs samples of several numbers, got x of shape {tuple(x.shape)}: give rescale=0")
         better, worse = self._conditions(given, len(x))
         inside = None if self.interval is None else (t >= self.interval[0]) & (t <= self.interval[1])
         scale = self.scale if guidance_scale is None else _checked_scale(guidance_scale, len(x))
@@ -163,11 +166,12 @@ class PairGuided(Guided):
         """A condition of the worse half, for a batch."""
         if not isinstance(like, Tensor) or value is None:
             return value
+        _check_kind(name, value, like)
         if not isinstance(value, Tensor):
             return torch.full_like(like, value)
         bound = self.unconditional.get(name)
         if isinstance(bound, Tensor) and value is bound:
-            value = self._on(name, bound, like, like.dtype)
+            value = self._on(f"unconditional {name}", bound, like, like.dtype)
         if value.ndim == like.ndim - 1:
             value = value[None]
         if value.ndim != like.ndim or len(value) not in (1, batch):
@@ -232,17 +236,30 @@ class ClassifierGuided(Guided):
     def _gradient(self, x: Tensor, t: Tensor, given: Mapping[str, Any]) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
             place = x.detach().clone().requires_grad_()
-            found = self.log_probability(place, t.clone(), **given)
+            found = self.log_probability(place, t.clone(), **_outside_of_inference(given))
             if not isinstance(found, Tensor) or found.shape != x.shape[:1] or not found.requires_grad:
                 said = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
                 raise ValueError(f"log_probability must give ({len(x)},), differentiable by torch in x, got {said}")
-            (gradient,) = torch.autograd.grad(found.sum(), place)
+            (gradient,) = torch.autograd.grad(found.sum(), place, allow_unused=True)
+            if gradient is None:
+                raise ValueError(
+                    f"log_probability must give ({len(x)},), differentiable by torch in x, got a value that does not depend on x"
+                )
         return gradient.to(work_dtype(x))
 
 
 def signal_after(plan: Plan, schedule: NoiseSchedule) -> FloatArray:
     """(S,) the signal where each row of a plan lands."""
     return np.array([1.0 if t is None else schedule.signal[t] for t in plan.t_next])
+
+
+def _outside_of_inference(value: Any) -> Any:
+    """What autograd can save: tensors made in inference mode are copied, in containers too."""
+    if isinstance(value, Mapping):
+        return {name: _outside_of_inference(part) for name, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_outside_of_inference(part) for part in value)
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _checked_interval(interval: object) -> tuple[int, int] | None:
@@ -254,6 +271,23 @@ def _checked_interval(interval: object) -> tuple[int, int] | None:
     if not 0 <= low <= high:
         raise ValueError(f"interval must be (t_low, t_high) with 0 <= t_low <= t_high, got {interval!r}")
     return low, high
+
+
+def _kind(value: object) -> str:
+    """What a tensor, or a number, holds."""
+    if isinstance(value, Tensor):
+        whole = "bool" if value.dtype == torch.bool else "integer"
+        return "complex" if value.is_complex() else "floating point" if value.is_floating_point() else whole
+    return "bool" if isinstance(value, bool) else "integer" if isinstance(value, Integral) else "floating point"
+
+
+def _check_kind(name: str, value: object, like: Tensor) -> None:
+    """Raise for a value that the condition's type would change, as 0.5 among labels."""
+    wanted, found = _kind(like), _kind(value)
+    number_for_any = found == "integer" and not isinstance(value, Tensor) and wanted in ("floating point", "complex")
+    if wanted != found and not number_for_any:
+        article = "an" if wanted == "integer" else "a"
+        raise ValueError(f"unconditional {name} must be of {article} {wanted} type like the condition's, got {found}")
 
 
 def _checked_scale(scale: object, batch: int) -> float | Tensor:
