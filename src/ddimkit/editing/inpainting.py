@@ -38,8 +38,9 @@ def inpaint(
     r"""Paint a part of each image anew, and keep the rest (Lugmayr et al. 2022, algorithm 1).
 
     After each row the known part is replaced by the image with fresh noise of the row's next timestep. That alone,
-    ``resample=1``, leaves what is painted out of keeping with what is known. So after every ``jump`` rows noise is added to all of
-    x, back to where these rows began, and they are done again, ``resample`` times in all.
+    ``resample=1``, leaves a painted part that does not fit the known part. So after every ``jump`` rows noise is added to all of
+    x, back to where these rows began, and they are done again, ``resample`` times in all. The painted part fits the known part less
+    well with few steps or long jumps.
 
     Args:
         sampler: one that reads no earlier predictions, as DDIM and DDPM.
