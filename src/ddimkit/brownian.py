@@ -33,7 +33,8 @@ def brownian_noise(sampler: PlanSampler, seeds: SeedLike) -> NoiseFn:
         seeds: one a sample; ``sampler.seeds(7, 16)`` lists those of one int.
 
     Raises:
-        TypeError, ValueError: seeds that are no sequence of ints in [0, 2^63); a row that adds noise without going down. When called: a batch of another size.
+        TypeError, ValueError: seeds that are no sequence of ints in [0, 2^63); a row that adds noise without going
+            down. When called: a batch of another size.
 
     >>> from ddimkit import DDIMSampler, load_pretrained
     >>> mnist = load_pretrained("mnist")
