@@ -77,7 +77,8 @@ def inpaint(
             t = torch.full((len(x),), plan.t[k], dtype=torch.int64, device=x.device)
             output = check_output(ask(run.model, x, t), x, sampler.coefficients.learned)
             x = sampler.step(x, output, k, noise=z() if plan.c[k] else None)
-            x = x * painted + _noised(sampler.schedule, images, plan.t_next[k], known) * (1 - painted)
+            kept = _noised(sampler.schedule, images, plan.t_next[k], known)
+            x = torch.where(painted == 0, kept, x * painted + kept * (1 - painted))  # a sum would lose the sign of −0
             if following <= k:
                 x = _climbed(sampler.schedule, x, plan.t[k + 1], plan.t[following], again())
             tick()

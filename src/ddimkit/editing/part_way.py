@@ -117,5 +117,5 @@ def reconstruct(
     given = checked_images(images, "images")
     latents = sampler.invert(model, given, progress=progress, model_kwargs=model_kwargs)
     found = sampler.sample(model, x_T=latents, model_kwargs=model_kwargs, progress=progress)
-    errors = ((found - given).to(work_dtype(given)) / 2).square().reshape(len(given), -1).mean(dim=1)
+    errors = ((found.to(work_dtype(given)) - given.to(work_dtype(given))) / 2).square().reshape(len(given), -1).mean(dim=1)
     return Reconstruction(found, latents, errors)
