@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ddimkit import DDIMSampler, DPMSolverPPSampler, NoiseSchedule, PlanSampler
+from ddimkit import DDIMSampler, DPMSolverPPSampler, NoiseSchedule, Plan, PlanSampler
 from ddimkit.analytic import MixtureDenoiser
 from ddimkit.brownian import brownian_noise
 from ddimkit.editing import latents_of
@@ -90,6 +90,16 @@ def test_a_late_start_and_a_second_walk_get_the_same_noise() -> None:
     assert torch.equal(sampler.sample(smooth, (2, 3), noise_fn=noise), states[-1].x)
     assert torch.equal(sampler.sample(smooth, x_T=states[1].x, start_at=2, noise_fn=noise), states[-1].x)
     assert torch.equal(noise(-1, torch.empty(2, 3)), latents_of([4, 5], (3,)))
+
+
+@pytest.mark.parametrize(("t", "t_next"), [((9, 0), (0, None)), ((9, 9, 4), (9, 4, None))], ids=["at the image", "at one place"])
+def test_noisy_rows_that_go_nowhere_are_refused(t: tuple[int, ...], t_next: tuple[int | None, ...]) -> None:
+    plan = Plan(t, t_next, [0.5] * len(t), [0.5] * len(t), [0.1] * len(t))
+    row = 1 if len(t) == 2 else 0
+    with pytest.raises(ValueError, match=f"row {row} adds noise but begins and ends at t={t[row]}, .*: give seed= instead"):
+        brownian_noise(PlanSampler.from_plan(NoiseSchedule.linear(), plan), [1, 2])
+    quiet = Plan(t, t_next, [0.5] * len(t), [0.5] * len(t), [0.0] * len(t))
+    brownian_noise(PlanSampler.from_plan(NoiseSchedule.linear(), quiet), [1, 2])
 
 
 def test_bad_seeds_are_refused() -> None:

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, NoiseSchedule, NonFiniteError, PlanSampler
+from ddimkit import DDIMSampler, DDPMSampler, DPMSolverPPSampler, NoiseSchedule, NonFiniteError, Plan, PlanSampler
 from ddimkit.analytic import GaussianDenoiser
 from ddimkit.editing import image_to_image, inpaint, interpolate, latents_of, reconstruct, repaint_rows, spherical
 from ddimkit.noise import STREAM_EDIT, STREAM_SAMPLER, STREAM_X_T, keyed_normal
+from ddimkit.samplers import HeunSampler
 from ddimkit.schedule import FloatArray
 from probes import Counting, column, normal, smooth, twice
 
@@ -55,6 +56,29 @@ def test_image_to_image_adds_noise_and_samples_from_there(steps: int, strength: 
         x = ddim_step(x, k, tuple(sampler.timesteps), eta, lambda k=k: keyed(k, STREAM_SAMPLER))  # type: ignore[misc]
     assert model.calls == done
     assert np.allclose(found.numpy(), x, rtol=0, atol=1e-12)
+
+
+def test_image_to_image_with_a_bare_table_begins_at_the_first_row_of_its_timestep() -> None:
+    heun, model = HeunSampler(LINEAR, steps=4, prediction="x0"), Counting()
+    plan = Plan(t=(900, 900, 500, 200), t_next=(900, 500, 200, None), a=[1, 0.5, 0.5, 0], b=[0, 0.4, 0.4, 1], c=[0, 0, 0, 0])
+    table = PlanSampler.from_plan(LINEAR, plan, prediction="x0")
+    found = image_to_image(table, model, IMAGES, strength=0.6, seed=SEEDS)
+    start = LINEAR.add_noise(IMAGES, torch.from_numpy(keyed(0, STREAM_EDIT)), 500)
+    assert model.calls == 2
+    assert torch.equal(found, table.sample(smooth, x_T=start, start_at=2, seed=SEEDS))
+    bare = PlanSampler.from_plan(LINEAR, heun.plan(), prediction="x0")
+    for sampler, strength, t in ((table, 1.0, 900), (bare, 1.0, heun.timesteps[0])):
+        whole = LINEAR.add_noise(IMAGES, torch.from_numpy(keyed(0, STREAM_EDIT)), t)
+        assert torch.equal(
+            image_to_image(sampler, smooth, IMAGES, strength=strength, seed=SEEDS), sampler.sample(smooth, x_T=whole)
+        )
+
+
+def test_a_bare_table_that_reads_the_past_cannot_begin_inside() -> None:
+    model, multistep = Counting(), DPMSolverPPSampler(LINEAR, steps=4, prediction="x0")
+    with pytest.raises(ValueError, match=r"strength=0\.5 starts at row 2 of the table, but row 2 reads 1 .*: give strength=1"):
+        image_to_image(PlanSampler.from_plan(LINEAR, multistep.plan(), prediction="x0"), model, IMAGES)
+    assert model.calls == 0
 
 
 def test_reconstruction_of_a_model_that_ignores_x_is_the_image() -> None:
@@ -225,6 +249,20 @@ def test_learned_ranges_are_inpainted() -> None:
     assert torch.equal(found[:, MASK == 0], IMAGES[:, MASK == 0])
 
 
+def test_known_numbers_keep_their_sign_of_zero() -> None:
+    images = torch.full(SHAPE, -0.0)
+    found = inpaint(DDIMSampler(LINEAR, steps=3, prediction="x0"), smooth, images, MASK, resample=1, seed=SEEDS)
+    assert torch.signbit(found)[:, MASK == 0].all()
+
+
+def test_errors_of_half_precision_are_computed_in_more() -> None:
+    images = torch.full((1, 2), 0.5, dtype=torch.float16)
+    found = reconstruct(DDIMSampler(LINEAR, steps=1, prediction="x0"), lambda x, t: torch.full_like(x, -0.0001), images)
+    exact = ((found.images.double() - images.double()) / 2).square().mean(dim=1)
+    assert found.errors.dtype == torch.float32
+    assert torch.allclose(found.errors.double(), exact, rtol=1e-6)
+
+
 def test_what_is_not_finite_is_told() -> None:
     with pytest.raises(NonFiniteError, match="the inpainted images hold NaN"):
         inpaint(DDIMSampler(LINEAR, steps=2), lambda x, t: x / 0, IMAGES, MASK, seed=0)
@@ -255,6 +293,17 @@ WRONG: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
     "ends apart": (lambda m: interpolate(D, m, IMAGES, IMAGES[:2]), ValueError, "a and b must be alike, got"),
     "weights": (lambda m: interpolate(D, m, IMAGES, IMAGES, (0, BAD)), ValueError, "weights must be finite"),
     "no weights": (lambda m: interpolate(D, m, IMAGES, IMAGES, ()), ValueError, "weights must be finite"),
+    "one weight": (
+        lambda m: interpolate(D, m, IMAGES, IMAGES, 0.5),
+        TypeError,
+        "weights must be a sequence of numbers, .* got float",
+    ),  # type: ignore[arg-type]
+    "a tensor of weights": (
+        lambda m: interpolate(D, m, IMAGES, IMAGES, torch.ones(2)),  # type: ignore[arg-type]
+        TypeError,
+        "weights must be a sequence of numbers, as in .*, got Tensor: give weights.tolist",
+    ),
+    "one seed of latents": (lambda m: latents_of(7, (2,)), TypeError, "seeds must be a sequence of one seed a sample, got 7"),  # type: ignore[arg-type]
     "between": (lambda m: interpolate(D, m, IMAGES, IMAGES, between="x"), ValueError, "between must be"),  # type: ignore[arg-type]
     "noise between images": (
         lambda m: interpolate(DDIMSampler(LINEAR, steps=3, eta=0.5), m, IMAGES, IMAGES, between="images"),

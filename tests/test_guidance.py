@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -25,7 +26,9 @@ from ddimkit import (
     graphs,
     load_pretrained,
 )
+from ddimkit._arguments import model_device
 from ddimkit.analytic import GaussianDenoiser, MixtureDenoiser
+from ddimkit.editing import interpolate, reconstruct
 from ddimkit.guidance import autoguidance, cfg_plus_plus, classifier_free, classifier_guidance
 from ddimkit.models.conditions import seed_labels
 from ddimkit.prediction import Prediction
@@ -222,6 +225,28 @@ def test_cfg_plus_plus_refuses_a_repeated_timestep_without_history() -> None:
         cfg_plus_plus(ByLabel(), PlanSampler.from_plan(LINEAR, plan), 0.5, {"labels": NONE})
 
 
+def test_cfg_plus_plus_refuses_every_walk_but_its_own_samplers() -> None:
+    sampler, model = DDIMSampler(LINEAR, steps=4, prediction="x0"), ByLabel()
+    guided: Any = cfg_plus_plus(model, sampler, 0.5, {"labels": NONE})
+    given: dict[str, Any] = {"model_kwargs": {"labels": LABELS}}
+    walks: tuple[Callable[[Any], object], ...] = (
+        lambda m: replace(sampler, eta=0.5).sample(m, x_T=X, seed=0, **given),
+        lambda m: DDIMSampler(LINEAR, steps=5, prediction="x0").sample(m, x_T=X, **given),
+        lambda m: replace(sampler, clip=(-1, 1)).sample(m, x_T=X, **given),
+        lambda m: DPMSolverPPSampler(LINEAR, steps=4, prediction="x0").sample(m, x_T=X, **given),
+        lambda m: next(replace(sampler, eta=0.5).iterate(m, x_T=X, seed=0, **given)),
+        lambda m: sampler.invert(m, X, **given),
+        lambda m: reconstruct(sampler, m, X, **given),
+        lambda m: interpolate(sampler, m, X, X, between="images", **given),
+        lambda m: reconstruct(sampler, lambda x, t, **more: m(x, t, **more), X, **given),
+    )
+    for walk in walks:
+        with pytest.raises(ValueError, match="CFG\\+\\+ scales the rows of the sampler that cfg_plus_plus was given"):
+            walk(guided)
+    assert not model.batches
+    sampler.sample(guided, x_T=X, start_at=2, **given)
+
+
 def test_the_scales_are_looked_up_in_float32() -> None:
     sampler = DDPMSampler(LINEAR, steps=1000, prediction="x0")
     model = cfg_plus_plus(ByLabel(), sampler, 0.5, {"labels": NONE})
@@ -282,6 +307,39 @@ def test_scales_and_negative_conditions_of_each_sample(batch_size: int, scales: 
         alone = classifier_free(ByLabel(), scale, {"labels": int(negative[i])}, stacked=False)
         one = sampler.sample(alone, x_T=X[i : i + 1], seed=[i], model_kwargs={"labels": LABELS[i : i + 1]})
         assert torch.allclose(drawn[i], one[0], rtol=1e-12, atol=1e-12)
+
+
+def test_two_calls_share_every_other_condition() -> None:
+    def model(x: Tensor, t: Tensor, labels: Tensor, shift: Tensor) -> Tensor:
+        return smooth(x, t) + column(labels, x) / 8 + shift[0]
+
+    sampler, shift = DDIMSampler(LINEAR, steps=3, prediction="x0"), normal(3, 1)
+    given = {"labels": LABELS, "shift": shift}
+    drawn = sampler.sample(classifier_free(model, 2.0, {"labels": 0}, stacked=False), x_T=X, model_kwargs=given, batch_size=3)
+    bound = classifier_free(partial(model, shift=shift), 2.0, {"labels": 0})
+    assert torch.equal(drawn, sampler.sample(bound, x_T=X, model_kwargs={"labels": LABELS}, batch_size=3))
+    bundle = ModelBundle(model, LINEAR, sample_shape=(2,), prediction="x0", unconditional={"labels": 0})
+    assert torch.equal(drawn, sampler.sample(bundle.guided(2.0, stacked=False).model, x_T=X, model_kwargs=given, batch_size=3))
+
+
+def test_an_int_stands_for_a_floating_point_condition_and_ratios_is_a_name() -> None:
+    def model(x: Tensor, t: Tensor, ratios: Tensor) -> Tensor:
+        return smooth(x, t) + column(ratios, x)
+
+    sampler, ones = DDIMSampler(LINEAR, steps=3, prediction="x0"), torch.ones(6)
+    drawn = [
+        sampler.sample(cfg_plus_plus(model, sampler, 0.5, {"ratios": none}), x_T=X.float(), model_kwargs={"ratios": ones})
+        for none in (2, 2.0, torch.tensor(2.0))
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
+
+
+def test_rescale_refuses_samples_of_one_number() -> None:
+    model = ByLabel()
+    with pytest.raises(ValueError, match=r"rescale needs samples of several numbers, got x of shape \(6,\)"):
+        classifier_free(model, 2.0, {"labels": 0}, rescale=0.5)(X[:, 0], torch.full((6,), 3), labels=LABELS)
+    assert not model.batches
 
 
 def by_embedding(x: Tensor, t: Tensor, embedding: Tensor) -> Tensor:
@@ -356,6 +414,14 @@ def test_classifier_guidance_of_any_prediction_draws_the_same_in_inference_mode(
             drawn.append(sampler.sample(guided, x_T=X.clone(), model_kwargs={"labels": LABELS}))
     for other in drawn[1:]:
         assert torch.allclose(other, drawn[0], rtol=1e-8, atol=1e-8)
+
+
+def test_a_classifier_may_save_conditions_made_in_inference_mode() -> None:
+    guided = classifier_guidance(smooth, lambda x, t, w: (x * w["each"][0]).sum(dim=1), LINEAR, classifier_only=["w"])
+    t, w = torch.full((6,), 3), normal(6, 2, seed=4)
+    expected = guided(X, t, w={"each": [w]})
+    with torch.inference_mode():
+        assert torch.equal(guided(X.clone(), t.clone(), w={"each": [w.clone()]}), expected)
 
 
 def twice(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
@@ -440,6 +506,41 @@ CALLS: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"labels": LABELS},
         "labels of both halves cannot be one batch, .* and None: give stacked=False",
     ),
+    "a tensor that the worse half does not name": (
+        lambda m: classifier_free(m, 2.0, {"labels": 0}),
+        {"labels": LABELS, "text": torch.ones(6)},
+        "both halves get text, of which one call cannot tell whether it has one entry a sample: .* or give stacked=False",
+    ),
+    "a tensor that all samples share": (
+        lambda m: classifier_free(m, 2.0, {"labels": 0}),
+        {"labels": LABELS, "text": torch.ones(3, 4)},
+        "both halves get text, .*bind it to the model if all samples share it",
+    ),
+    "a part of a label": (
+        lambda m: classifier_free(m, 2.0, {"labels": 0.5}),
+        {"labels": LABELS},
+        "unconditional labels must be of an integer type like the condition's, got floating point",
+    ),
+    "a floating point tensor beside labels": (
+        lambda m: classifier_free(m, 2.0),
+        {"labels": LABELS, "negative_labels": torch.zeros(6)},
+        "unconditional labels must be of an integer type like the condition's, got floating point",
+    ),
+    "an integer tensor beside numbers": (
+        lambda m: classifier_free(m, 2.0, {"labels": torch.tensor(0)}),
+        {"labels": torch.ones(6)},
+        "unconditional labels must be of a floating point type like the condition's, got integer",
+    ),
+    "a truth beside labels": (
+        lambda m: classifier_free(m, 2.0, {"labels": True}),
+        {"labels": LABELS},
+        "unconditional labels must be of an integer type like the condition's, got bool",
+    ),
+    "nested conditions": (
+        lambda m: classifier_free(m, 2.0, {"labels": 0}),
+        {"labels": LABELS, "text": {"pooled": [torch.ones(6)]}},
+        "both halves get text, .* give stacked=False",
+    ),
     "no tensor": (
         lambda m: classifier_free(m, 2.0, {"labels": "none"}),
         {"labels": "some"},
@@ -450,7 +551,7 @@ CALLS: dict[str, tuple[Any, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("make", "given", "message"), CALLS.values(), ids=CALLS.keys())
 def test_conditions_that_do_not_fit_are_refused_before_any_call(make: Any, given: dict[str, Any], message: str) -> None:
-    model = Counting(lambda x, t, labels=None: x)
+    model = Counting(lambda x, t, labels=None, text=None: x)
     with pytest.raises(ValueError, match=message):
         DDIMSampler(LINEAR, steps=3).sample(make(model), (6, 2), seed=0, model_kwargs=given)
     assert model.calls == 0
@@ -472,6 +573,13 @@ WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         "names of conditions",
     ),
     "sampler": (lambda: cfg_plus_plus(smooth, LINEAR), TypeError, "sampler must be the sampler"),  # type: ignore[arg-type]
+    "classifier that ignores x": (
+        lambda: classifier_guidance(smooth, lambda x, t: torch.ones(3, requires_grad=True) * t, LINEAR)(
+            normal(3, 2), torch.zeros(3, dtype=torch.int64)
+        ),
+        ValueError,
+        r"log_probability must give \(3,\), differentiable by torch in x, got a value that does not depend on x",
+    ),
     "classifier of images": (
         lambda: classifier_guidance(smooth, smooth, LINEAR)(normal(3, 2), torch.zeros(3, dtype=torch.int64)),
         ValueError,
@@ -505,6 +613,28 @@ def test_a_guided_network_is_a_module_and_does_not_warn() -> None:
     assert torch.allclose(sampler.sample(fast, (2, 1, 4, 4), seed=0, model_kwargs=given), drawn)
     with pytest.warns(UserWarning, match="train mode"):
         sampler.sample(classifier_free(network().train(), 2.0, {"labels": 3}), (2, 1, 4, 4), seed=0, model_kwargs=given)
+
+
+@pytest.mark.parametrize("wrap", [lambda m: accelerate(m, compile=False), lambda m: lambda *a, **k: m(*a, **k), partial])
+def test_modules_inside_of_what_is_guided_are_found(wrap: Callable[[nn.Module], Any]) -> None:
+    unet, given = network(), {"labels": torch.tensor([0, 1])}
+    guided = classifier_free(wrap(unet), 2.0, {"labels": 3})
+    assert {id(p) for p in guided.parameters()} == {id(p) for p in unet.parameters()}
+    sampler = DDIMSampler(LINEAR, steps=1)
+    sampler.sample(guided, (2, 1, 4, 4), seed=0, model_kwargs=given)  # a warning would raise
+    unet.train()
+    with pytest.warns(UserWarning, match="train mode"):
+        sampler.sample(guided, (2, 1, 4, 4), seed=0, model_kwargs=given)
+    assert model_device(guided.to("meta")).type == "meta"
+
+
+def test_guided_models_that_are_accelerated_are_known_by_weights_and_precision() -> None:
+    bundle = ModelBundle(network(), LINEAR, sample_shape=(1, 4, 4), unconditional={"labels": 3})
+    fast = [accelerate(network(), compile=False, channels_last=False, precision=p) for p in ("float32", "bfloat16")]
+    hashes = {replace(bundle, model=model).guided(2.0).weights_sha256() for model in fast}
+    assert len(hashes) == 2
+    assert None not in hashes
+    assert replace(bundle, model=partial(bundle.model)).guided(2.0).weights_sha256() is None
 
 
 def test_a_bundle_is_guided_and_known_by_its_guidance() -> None:

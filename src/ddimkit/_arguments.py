@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddimkit._modes import in_train_mode, module_of
+from ddimkit._modes import in_train_mode, module_of, modules_of
 from ddimkit._numbers import integer, sizes
 from ddimkit.noise import SeedLike, fresh_seed, sample_seeds
 from ddimkit.step import Coefficients
@@ -90,6 +90,7 @@ class Batch:
 def check_arguments(coefficients: Coefficients, model: object, arguments: Arguments) -> Batch:
     """The batch that the arguments of a new run describe, or an error before anything is drawn."""
     check_callers(model, arguments)
+    check_rows(model, coefficients)
     if sum(v is not None for v in (arguments.seed, arguments.generator, arguments.noise_fn)) > 1:
         raise ValueError("seed, generator and noise_fn exclude one another: give at most one")
     x_T, start_at = arguments.x_T, arguments.start_at
@@ -168,6 +169,14 @@ def check_callers(model: object, arguments: Arguments) -> None:
         raise TypeError(f"model_kwargs must be a mapping of names to arguments, got {type(model_kwargs).__name__}")
     if in_train_mode(model):
         _warn("the model is in train mode (dropout and batch statistics are active): call model.eval() first")
+
+
+def check_rows(model: object, coefficients: Coefficients) -> None:
+    """Raise for a model that holds for some rows only, and not for these."""
+    for module in (part for whole in modules_of(model) for part in whole.modules()):
+        check: Callable[[Coefficients], None] | None = getattr(module, "check_rows_of_run", None)
+        if check is not None:
+            check(coefficients)
 
 
 def _warn(message: str) -> None:

@@ -3,19 +3,23 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ddimkit._modes import module_of, modules_of
 from ddimkit._numbers import integer, number
 from ddimkit.loop import Model, ask
+from ddimkit.plan import Plan
 from ddimkit.prediction import Prediction, check_prediction, x0_coefficients
 from ddimkit.schedule import FloatArray, NoiseSchedule
-from ddimkit.step import check_output, work_dtype
+from ddimkit.speed.acceleration import Accelerated
+from ddimkit.step import Coefficients, check_output, work_dtype
 
-__all__ = ["ClassifierGuided", "Guided", "PairGuided"]
+__all__ = ["ClassifierGuided", "Guided", "PairGuided", "signal_after"]
 
 _NEGATIVE = "negative_"
 
@@ -23,8 +27,8 @@ _NEGATIVE = "negative_"
 class Guided(nn.Module):
     """A guided model, as the functions of this module make it: ``model(x, t, **conditions)``.
 
-    A module, whose submodules are the models that are modules: ``to``, ``parameters`` and
-    :func:`~ddimkit.speed.acceleration.accelerate` work on it.
+    A module, whose submodules are the models that are modules and the modules that the others hold or name: ``to``,
+    ``parameters`` and :func:`~ddimkit.speed.acceleration.accelerate` work on it.
     """
 
     model: Model
@@ -38,9 +42,14 @@ class Guided(nn.Module):
             if model is not None and not callable(model):
                 raise TypeError(f"{name} must be callable as {name}(x, t), got {type(model).__name__}")
             setattr(self, name, model)
+            if model is not None and not isinstance(model, nn.Module):
+                for place, inner in enumerate(modules_of(model)):
+                    self.add_module(f"{name}_{place}", inner)
         given = [model for model in models.values() if model is not None]
-        self.has_functions = any(not isinstance(model, nn.Module) for model in given)
-        """Whether one of the models is no module, and so has no weights that can be told."""
+        self.has_functions = any(module_of(model) is None for model in given)
+        """Whether one of the models neither is nor holds a module, and so has no weights that can be told."""
+        self.precisions = [model.choices.precision for model in given if isinstance(model, Accelerated)]
+        """What the accelerated ones of the models compute in."""
         # Its own mode, which nothing reads, must not make it look left in train mode.
         self.training = any(child.training for child in self.children())
         self._placed: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
@@ -96,8 +105,23 @@ class PairGuided(Guided):
         weak = self.weak is not None
         return json.dumps([super().settings, weak, plain, self.interval, self.rescale, ratios])
 
+    def check_rows_of_run(self, coefficients: Coefficients) -> None:
+        """Raise a ValueError for rows that are not those of the scales s′/b₀."""
+        if self.ratios is None:
+            return
+        plan, known = coefficients.plan, len(self.ratios)
+        after = signal_after(plan, coefficients.schedule)
+        wanted = np.array([self.ratios[t] if t < known else np.nan for t in plan.t]) * plan.b[:, 0]
+        if coefficients.needs or coefficients.clip is not None or not np.allclose(wanted, after, rtol=1e-9, atol=0):
+            raise ValueError(
+                "CFG++ scales the rows of the sampler that cfg_plus_plus was given, and these are others, of another sampler, "
+                "another eta or an inversion: give cfg_plus_plus the sampler that runs, and invert with classifier_free"
+            )
+
     def forward(self, x: Tensor, t: Tensor, guidance_scale: float | Tensor | None = None, **given: Any) -> Tensor:
         r"""X (B, \*), t int64 (B,), scales (B,) or one, and the conditions."""
+        if self.rescale and x.ndim < 2:
+            raise ValueError(f"rescale needs samples of several numbers, got x of shape {tuple(x.shape)}: give rescale=0")
         better, worse = self._conditions(given, len(x))
         inside = None if self.interval is None else (t >= self.interval[0]) & (t <= self.interval[1])
         scale = self.scale if guidance_scale is None else _checked_scale(guidance_scale, len(x))
@@ -142,11 +166,12 @@ class PairGuided(Guided):
         """A condition of the worse half, for a batch."""
         if not isinstance(like, Tensor) or value is None:
             return value
+        _check_kind(name, value, like)
         if not isinstance(value, Tensor):
             return torch.full_like(like, value)
         bound = self.unconditional.get(name)
         if isinstance(bound, Tensor) and value is bound:
-            value = self._on(name, bound, like, like.dtype)
+            value = self._on(f"unconditional {name}", bound, like, like.dtype)
         if value.ndim == like.ndim - 1:
             value = value[None]
         if value.ndim != like.ndim or len(value) not in (1, batch):
@@ -211,12 +236,30 @@ class ClassifierGuided(Guided):
     def _gradient(self, x: Tensor, t: Tensor, given: Mapping[str, Any]) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
             place = x.detach().clone().requires_grad_()
-            found = self.log_probability(place, t.clone(), **given)
+            found = self.log_probability(place, t.clone(), **_outside_of_inference(given))
             if not isinstance(found, Tensor) or found.shape != x.shape[:1] or not found.requires_grad:
                 said = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
                 raise ValueError(f"log_probability must give ({len(x)},), differentiable by torch in x, got {said}")
-            (gradient,) = torch.autograd.grad(found.sum(), place)
+            (gradient,) = torch.autograd.grad(found.sum(), place, allow_unused=True)
+            if gradient is None:
+                raise ValueError(
+                    f"log_probability must give ({len(x)},), differentiable by torch in x, got a value that does not depend on x"
+                )
         return gradient.to(work_dtype(x))
+
+
+def signal_after(plan: Plan, schedule: NoiseSchedule) -> FloatArray:
+    """(S,) the signal where each row of a plan lands."""
+    return np.array([1.0 if t is None else schedule.signal[t] for t in plan.t_next])
+
+
+def _outside_of_inference(value: Any) -> Any:
+    """What autograd can save: tensors made in inference mode are copied, in containers too."""
+    if isinstance(value, Mapping):
+        return {name: _outside_of_inference(part) for name, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_outside_of_inference(part) for part in value)
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _checked_interval(interval: object) -> tuple[int, int] | None:
@@ -228,6 +271,23 @@ def _checked_interval(interval: object) -> tuple[int, int] | None:
     if not 0 <= low <= high:
         raise ValueError(f"interval must be (t_low, t_high) with 0 <= t_low <= t_high, got {interval!r}")
     return low, high
+
+
+def _kind(value: object) -> str:
+    """What a tensor, or a number, holds."""
+    if isinstance(value, Tensor):
+        whole = "bool" if value.dtype == torch.bool else "integer"
+        return "complex" if value.is_complex() else "floating point" if value.is_floating_point() else whole
+    return "bool" if isinstance(value, bool) else "integer" if isinstance(value, Integral) else "floating point"
+
+
+def _check_kind(name: str, value: object, like: Tensor) -> None:
+    """Raise for a value that the condition's type would change, as 0.5 among labels."""
+    wanted, found = _kind(like), _kind(value)
+    number_for_any = found == "integer" and not isinstance(value, Tensor) and wanted in ("floating point", "complex")
+    if wanted != found and not number_for_any:
+        article = "an" if wanted == "integer" else "a"
+        raise ValueError(f"unconditional {name} must be of {article} {wanted} type like the condition's, got {found}")
 
 
 def _checked_scale(scale: object, batch: int) -> float | Tensor:
@@ -271,15 +331,31 @@ def _rescaled(guided: Tensor, ahead: Tensor, share: float) -> Tensor:
 
 
 def _stacked(name: str, better: Any, worse: Any, batch: int) -> Any:
-    """A condition of both halves in one."""
+    """A condition of both halves in one.
+
+    What both halves share is no tensor: its length may be the batch's, or that of a part of it, by chance.
+    """
+    if better is worse:
+        if _holds_tensor(better):
+            raise ValueError(
+                f"both halves get {name}, of which one call cannot tell whether it has one entry a sample: bind it to the model if "
+                "all samples share it, name it in unconditional, or give stacked=False"
+            )
+        return better
     if isinstance(better, Tensor) and better.ndim and len(better) == batch:
         if not isinstance(worse, Tensor) or worse.shape != better.shape:
             said = tuple(worse.shape) if isinstance(worse, Tensor) else repr(worse)
             raise ValueError(f"{name} of both halves cannot be one batch, {tuple(better.shape)} and {said}: give stacked=False")
         return torch.cat((better, worse))
-    if better is not worse:
-        raise ValueError(f"{name} is no tensor of one entry a sample, so both halves cannot be one batch: give stacked=False")
-    return better
+    raise ValueError(f"{name} is no tensor of one entry a sample, so both halves cannot be one batch: give stacked=False")
+
+
+def _holds_tensor(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(_holds_tensor(part) for part in value.values())
+    if isinstance(value, list | tuple):
+        return any(_holds_tensor(part) for part in value)
+    return isinstance(value, Tensor) and value.ndim > 0
 
 
 def _column(values: Tensor, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ddimkit.loop import NoiseFn
 from ddimkit.noise import STREAM_BROWNIAN, STREAM_X_T, SeedLike, keyed_normal, seed_list
+from ddimkit.plan import Plan
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import FloatArray
 from ddimkit.step import work_dtype
@@ -32,7 +33,8 @@ def brownian_noise(sampler: PlanSampler, seeds: SeedLike) -> NoiseFn:
         seeds: one a sample; ``sampler.seeds(7, 16)`` lists those of one int.
 
     Raises:
-        TypeError, ValueError: seeds that are no sequence of ints in [0, 2^63). When called: a batch of another size.
+        TypeError, ValueError: seeds that are no sequence of ints in [0, 2^63); a row that adds noise without going
+            down. When called: a batch of another size.
 
     >>> from ddimkit import DDIMSampler, load_pretrained
     >>> mnist = load_pretrained("mnist")
@@ -46,6 +48,7 @@ def brownian_noise(sampler: PlanSampler, seeds: SeedLike) -> NoiseFn:
     if isinstance(listed, int):
         raise TypeError(f"seeds must be a sequence of one seed a sample, got {listed}: sampler.seeds({listed}, count) lists them")
     plan = sampler.coefficients.plan
+    _check_rows(plan)
     # Along the path time goes from the noise to the image: place p is timestep T − 1 − p.
     path = _Path(tuple(listed), sampler.schedule.log_snr[::-1] / 2)
     last = sampler.schedule.num_timesteps - 1
@@ -59,6 +62,15 @@ def brownian_noise(sampler: PlanSampler, seeds: SeedLike) -> NoiseFn:
         return path.increment(last - plan.t[draw], last - (0 if landed is None else landed), like)
 
     return noise
+
+
+def _check_rows(plan: Plan) -> None:
+    """Raise for a noisy row along which a path has no increment; t=0 is also where the clean image is."""
+    for row, (t, landed) in enumerate(zip(plan.t, plan.t_next, strict=True)):
+        if plan.c[row] and t == (landed or 0):
+            raise ValueError(
+                f"row {row} adds noise but begins and ends at t={t}, where a Brownian path has no increment: give seed= instead"
+            )
 
 
 @dataclass(frozen=True, eq=False)

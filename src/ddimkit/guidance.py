@@ -28,9 +28,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ddimkit._guided import ClassifierGuided, Guided, PairGuided
+from ddimkit._guided import ClassifierGuided, Guided, PairGuided, signal_after
 from ddimkit.loop import Model
-from ddimkit.plan import Plan
 from ddimkit.prediction import Prediction
 from ddimkit.sampling import PlanSampler
 from ddimkit.schedule import FloatArray, NoiseSchedule
@@ -61,7 +60,9 @@ def classifier_free(
             device. So calls are saved on the CPU alone, and never in a graph.
         rescale: φ in [0, 1]: how far the guided output gets the conditional one's standard deviation over each sample (Lin et al.
             2024, eqs 14 to 16). It is not linear, so it differs between prediction types.
-        stacked: whether both halves are one call of 2B samples; False calls twice, in half of the memory.
+        stacked: whether both halves are one call of 2B samples; False calls twice, in half of the memory. One call takes no tensor
+            that the worse half is not given a value of: bind to the model what all samples share, as by
+            :func:`functools.partial`, and call twice for other conditions of each sample.
 
     Raises:
         TypeError, ValueError: a number out of range. When called, before the model is: conditions that are missing, or that cannot
@@ -86,15 +87,15 @@ def cfg_plus_plus(
 
     Args:
         model: ``model(x, t, **conditions)``, given what :func:`classifier_free` says.
-        sampler: the sampler whose rows these are: without history, clipping or a repeated timestep. With another sampler's
-            timesteps the scale is NaN.
+        sampler: the sampler whose rows these are: without history, clipping or a repeated timestep. A run of other rows is refused:
+            of other timesteps, of another eta, or of an inversion. A direct call cannot tell them.
         scale: λ, from 0 to 1 in the paper.
         unconditional: as for :func:`classifier_free`.
         stacked: as for :func:`classifier_free`.
 
     Raises:
         TypeError, ValueError: a sampler with history, clipping, a repeated timestep, or rows that do not keep the signal; a scale
-            that is not finite.
+            that is not finite. When sampled with: the rows of another sampler, or of an inversion.
     """
     if not isinstance(sampler, PlanSampler):
         raise TypeError(f"sampler must be the sampler that is to be guided, got {type(sampler).__name__}")
@@ -157,13 +158,9 @@ def _ratios(sampler: PlanSampler) -> FloatArray:
         raise ValueError(f"CFG++ needs a sampler of one step, but {type(sampler).__name__} reads earlier predictions: take DDIM")
     if len(set(plan.t)) < len(plan.t):
         raise ValueError(f"CFG++ needs a scale for each t, but {type(sampler).__name__} asks the model twice at one: take DDIM")
-    s, after = schedule.signal[list(plan.t)], _signal_after(plan, schedule)
+    s, after = schedule.signal[list(plan.t)], signal_after(plan, schedule)
     if (np.abs(plan.a * s + plan.b[:, 0] - after) > 1e-9).any() or not plan.b[:, 0].all():
         raise ValueError("CFG++ needs rows that keep the signal, a·s + b₀ = s′ with b₀ not 0, which this table's do not")
     ratios = np.full(schedule.num_timesteps, np.nan)
     ratios[list(plan.t)] = after / plan.b[:, 0]
     return ratios
-
-
-def _signal_after(plan: Plan, schedule: NoiseSchedule) -> FloatArray:
-    return np.array([1.0 if t is None else schedule.signal[t] for t in plan.t_next])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddimkit._arguments import Arguments, Batch, check_arguments, check_callers, check_device, check_history
+from ddimkit._arguments import Arguments, Batch, check_arguments, check_callers, check_device, check_history, check_rows
 from ddimkit._state import SamplerState, check_origin, levels_at
 from ddimkit.errors import NonFiniteError
 from ddimkit.noise import STREAM_SAMPLER, STREAM_X_T, keyed_normal
@@ -116,6 +116,7 @@ def begin(coefficients: Coefficients, model: Model, batch: Batch) -> Run:
 def resume(coefficients: Coefficients, model: Model, state: SamplerState, arguments: Arguments) -> Run:
     """The run that goes on after ``state``; ``coefficients`` are those of the rows from ``state.start_at`` on."""
     check_callers(model, arguments)
+    check_rows(model, coefficients)
     check_origin(state, coefficients.plan)
     plan, done = coefficients.plan, state.index - state.start_at + 1
     keyed = arguments.generator is None and arguments.noise_fn is None

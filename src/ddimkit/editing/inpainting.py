@@ -38,8 +38,9 @@ def inpaint(
     r"""Paint a part of each image anew, and keep the rest (Lugmayr et al. 2022, algorithm 1).
 
     After each row the known part is replaced by the image with fresh noise of the row's next timestep. That alone,
-    ``resample=1``, leaves what is painted out of keeping with what is known. So after every ``jump`` rows noise is added to all of
-    x, back to where these rows began, and they are done again, ``resample`` times in all.
+    ``resample=1``, leaves a painted part that does not fit the known part. So after every ``jump`` rows noise is added to all of
+    x, back to where these rows began, and they are done again, ``resample`` times in all. The painted part fits the known part less
+    well with few steps or long jumps.
 
     Args:
         sampler: one that reads no earlier predictions, as DDIM and DDPM.
@@ -76,7 +77,8 @@ def inpaint(
             t = torch.full((len(x),), plan.t[k], dtype=torch.int64, device=x.device)
             output = check_output(ask(run.model, x, t), x, sampler.coefficients.learned)
             x = sampler.step(x, output, k, noise=z() if plan.c[k] else None)
-            x = x * painted + _noised(sampler.schedule, images, plan.t_next[k], known) * (1 - painted)
+            kept = _noised(sampler.schedule, images, plan.t_next[k], known)
+            x = torch.where(painted == 0, kept, x * painted + kept * (1 - painted))  # a sum would lose the sign of −0
             if following <= k:
                 x = _climbed(sampler.schedule, x, plan.t[k + 1], plan.t[following], again())
             tick()

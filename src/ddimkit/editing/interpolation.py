@@ -1,7 +1,7 @@
 """Images between two others."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -48,12 +48,15 @@ def interpolate(
         (W, B, \*) images.
 
     Raises:
-        TypeError, ValueError: shapes that differ, weights that are not finite, a sampler that cannot invert, and as for
-            :meth:`PlanSampler.sample <ddimkit.PlanSampler.sample>`; before the model is called.
+        TypeError, ValueError: shapes that differ, weights that are not finite, a sampler that cannot invert, a model guided by
+            CFG++ between images, and as for :meth:`PlanSampler.sample <ddimkit.PlanSampler.sample>`; before the model is called.
     """
     a, b = checked_images(a, "a"), checked_images(b, "b")
     if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
         raise ValueError(f"a and b must be alike, got {a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}")
+    if isinstance(weights, Tensor) or not isinstance(weights, Iterable):
+        hint = ": give weights.tolist()" if isinstance(weights, Tensor) else ""
+        raise TypeError(f"weights must be a sequence of numbers, as in (0, 0.5, 1), got {type(weights).__name__}{hint}")
     shares = [number(weight, "a weight") for weight in weights]
     if not shares or not all(math.isfinite(share) for share in shares):
         raise ValueError(f"weights must be finite numbers, as in (0, 0.5, 1), got {weights!r}")
@@ -113,6 +116,8 @@ def latents_of(seeds: Sequence[int], sample_shape: Sequence[int], *, device: tor
     Raises:
         TypeError, ValueError: a seed that is no int in [0, 2^63).
     """
+    if not isinstance(seeds, Sequence):
+        raise TypeError(f"seeds must be a sequence of one seed a sample, got {seeds!r}: sampler.seeds({seeds!r}, count) lists them")
     like = torch.empty(len(seeds), *sample_shape, dtype=torch.float32, device=device)
     return seeded_normal(sample_seeds(seeds, len(seeds)), 0, like, STREAM_X_T)
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
+from ddimkit._arguments import check_history
 from ddimkit._numbers import number
 from ddimkit._repr import short_repr
 from ddimkit.editing._common import checked_images, invertible, seeded_normal, seeds_of
 from ddimkit.loop import Model
 from ddimkit.noise import STREAM_EDIT, SeedLike
 from ddimkit.samplers.ddim import DDIMSampler
-from ddimkit.sampling import PlanSampler
+from ddimkit.sampling import BarePlanSampler, PlanSampler
 from ddimkit.step import work_dtype
 
 __all__ = ["Reconstruction", "image_to_image", "reconstruct"]
@@ -46,19 +47,34 @@ def image_to_image(
         (B, \*) images.
 
     Raises:
-        TypeError, ValueError: images that are no floating point tensor, a strength outside (0, 1], and as for
-            :meth:`PlanSampler.sample <ddimkit.PlanSampler.sample>`; before the model is called.
+        TypeError, ValueError: images that are no floating point tensor, a strength outside (0, 1], a bare table that reads
+            predictions of rows before the start, and as for :meth:`PlanSampler.sample <ddimkit.PlanSampler.sample>`; before the
+            model is called.
     """
     images, seeds = checked_images(images, "images"), seeds_of(seed, images)
     share = number(strength, "strength")
     if not 0 < share <= 1:
         raise ValueError(f"strength must lie in (0, 1], got {share}")
-    S = len(sampler.timesteps)
-    start_at = S - max(1, math.floor(share * S + 0.5))
+    start_at, t = _start(sampler, share)
     eps = seeded_normal(seeds, 0, images, STREAM_EDIT)
-    x = sampler.schedule.add_noise(images, eps.to(images.dtype), sampler.timesteps[start_at])
+    x = sampler.schedule.add_noise(images, eps.to(images.dtype), t)
     settings: dict[str, Any] = {"model_kwargs": model_kwargs, "batch_size": batch_size, "progress": progress}
     return sampler.sample(model, x_T=x, start_at=start_at, seed=seeds, **settings)
+
+
+def _start(sampler: PlanSampler, share: float) -> tuple[int, int]:
+    """The ``start_at`` of a share of the timesteps, and the timestep."""
+    S = len(sampler.timesteps)
+    position = S - max(1, math.floor(share * S + 0.5))
+    t = sampler.timesteps[position]
+    if not isinstance(sampler, BarePlanSampler):
+        return position, t
+    row = sampler.coefficients.plan.t.index(t)  # a bare table starts at a row, and a timestep may have several
+    try:
+        check_history(sampler.coefficients_from(row), 0, 0, row)
+    except ValueError as error:
+        raise ValueError(f"strength={share} starts at row {row} of the table, but {error}: give strength=1") from None
+    return row, t
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +111,11 @@ def reconstruct(
 
     Raises:
         TypeError: the sampler is no DDIMSampler, or images are no floating point tensor.
-        ValueError: eta is not 0, or clip is not None.
+        ValueError: eta is not 0, or clip is not None; a model guided by CFG++, whose scales are those of descending rows.
     """
     sampler = invertible(sampler)
     given = checked_images(images, "images")
     latents = sampler.invert(model, given, progress=progress, model_kwargs=model_kwargs)
     found = sampler.sample(model, x_T=latents, model_kwargs=model_kwargs, progress=progress)
-    errors = ((found - given).to(work_dtype(given)) / 2).square().reshape(len(given), -1).mean(dim=1)
+    errors = ((found.to(work_dtype(given)) - given.to(work_dtype(given))) / 2).square().reshape(len(given), -1).mean(dim=1)
     return Reconstruction(found, latents, errors)

@@ -71,13 +71,14 @@ class Drawing:
 class Learner:
     """Corrections of one template, learned by natural gradients on batches of fresh seeds.
 
-    A step goes along the columns of a basis, each of which changes the images by as much, see :mod:`~ddimkit.learning._metric`. The
-    basis is measured at the template, before the first step. Along each column Adam steps; a share of the mean second moment of all
-    columns keeps a column that hardly matters from moving as far as the others.
+    A step goes along the columns of a basis, each of which changes what the model draws by nearly as much, see
+    :mod:`~ddimkit.learning._metric`. The basis is measured at the template, before the first step. Along each column Adam steps.
+    A share of the mean second moment of all columns keeps a column that hardly matters from moving as far as the others.
 
     Args:
         template: where it begins.
-        rate: the learning rate at its height: how far a step changes the images, in their standard deviations.
+        rate: the learning rate at its height: how far a step changes the images, or a latent model's latents, in their standard
+            deviations; less along columns that hardly matter.
         batches: steps in all, over which the rate falls to 0 along half a cosine.
 
     Source: Amari, *Natural Gradient Works Efficiently in Learning*, 1998; Kingma and Ba, *Adam*, 2015; the average of the

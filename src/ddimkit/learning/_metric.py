@@ -6,7 +6,9 @@ With the images :math:`x_i(\theta)` of n seeds, D values each, and their standar
 .. math:: G_{pq} = \frac{1}{n D \sigma^2} \sum_i \frac{\partial x_i}{\partial \theta_p} \cdot
     \frac{\partial x_i}{\partial \theta_q}, \qquad G = V\,\mathrm{diag}(w)\,V^T, \qquad W = V\,\mathrm{diag}(w + \lambda)^{-1/2}.
 
-A step of length r along a column of W changes the images by r standard deviations, root mean square, whatever the column.
+A step of length r along a column of W changes the images by :math:`r \sqrt{w / (w + \lambda)}` standard deviations, root mean
+square: by nearly r where :math:`w \gg \lambda`, and by less where w is small. Of a latent model the images are the latents that it
+draws, not what is decoded from them.
 """
 
 from collections.abc import Callable
@@ -26,7 +28,7 @@ def whitening(draw: Callable[[Tensor], Tensor], zeros: Tensor) -> Tensor:
     """W (P, P) in float64 at corrections of 0.
 
     Args:
-        draw: corrections (P,) to images (n, …) of fixed seeds.
+        draw: corrections (P,) to images (n, …) of fixed seeds; of a latent model to latents.
         zeros: (P,) float64.
 
     Raises:

@@ -109,13 +109,16 @@ class ModelBundle:
         settings: dict[str, Any] = {"prediction": self.prediction, "clip": self.clip, **kwargs}
         return make(self.schedule, *args, **settings)
 
-    def guided(self, scale: float, *, interval: tuple[int, int] | None = None, rescale: float = 0.0) -> "ModelBundle":
+    def guided(
+        self, scale: float, *, interval: tuple[int, int] | None = None, rescale: float = 0.0, stacked: bool = True
+    ) -> "ModelBundle":
         """The same with :func:`~ddimkit.guidance.classifier_free` guidance away from :attr:`unconditional`.
 
         Args:
             scale: w; 1 is the model itself.
             interval: as for :func:`~ddimkit.guidance.classifier_free`.
             rescale: as for :func:`~ddimkit.guidance.classifier_free`.
+            stacked: as for :func:`~ddimkit.guidance.classifier_free`.
 
         Raises:
             ValueError: the bundle has no ``unconditional``, or a number is out of range.
@@ -125,7 +128,7 @@ class ModelBundle:
                 f"the model {self.name!r} cannot be guided: its bundle has no unconditional=, as {{'labels': 10}} where "
                 "label 10 stands for none"
             )
-        guided = classifier_free(self.model, scale, self.unconditional, interval=interval, rescale=rescale)
+        guided = classifier_free(self.model, scale, self.unconditional, interval=interval, rescale=rescale, stacked=stacked)
         return replace(self, model=guided)
 
     def model_kwargs(self, seeds: Sequence[int], device: torch.device | str | None = None) -> dict[str, Any]:
@@ -227,8 +230,9 @@ class ModelBundle:
         if any(part.has_functions for part in guided):
             return None
         digest = hashlib.sha256("".join(part.settings for part in guided).encode())
-        if isinstance(self.model, Accelerated) and self.model.choices.precision != "float32":
-            digest.update(self.model.choices.precision.encode())
+        accelerated = [self.model.choices.precision] if isinstance(self.model, Accelerated) else []
+        for precision in (*accelerated, *(precision for part in guided for precision in part.precisions)):
+            digest.update(precision.encode() if precision != "float32" else b"")
         for name, value in sorted(module.state_dict().items()):
             digest.update(name.encode())
             digest.update(_bytes_of(value))

@@ -102,7 +102,8 @@ class DDIMSampler(PlanSampler):
 
         Raises:
             TypeError: x0 is no floating point tensor, or as for :meth:`PlanSampler.sample`.
-            ValueError: eta is not 0, or clip is not None: neither can be inverted.
+            ValueError: eta is not 0, or clip is not None: neither can be inverted; a model guided by CFG++, whose scales are those
+                of descending rows.
         """
         check_image(x0, "x0")
         if self.eta != 0 or self.clip is not None:
