@@ -572,6 +572,22 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path) -> None:
     assert "NOT good" in str(found)
 
 
+@pytest.mark.promise(40)
+@pytest.mark.parametrize("name", ["0000000001.npz", "00000000\u0661.npz", "9" * 200 + ".npz"])
+def test_a_misnamed_file_is_no_block(name: str, tmp_path: Path) -> None:
+    made(tmp_path)
+    shards = open_shards(tmp_path)
+    shards.path(1).rename(shards.path(1).with_name(name))
+    assert shards.present() == {0, 2, 3}
+    found = verify(tmp_path)
+    assert (found.good, found.images, found.missing) == (False, 10, (1,))
+    assert [path.name for path in found.strange] == [name]
+    assert made(tmp_path).drawn == 4
+    shards.path(1).unlink()
+    shards.path(1).mkdir()
+    assert len(verify(tmp_path).damaged) == 1
+
+
 def test_images_of_another_origin_are_found_by_drawing_again(tmp_path: Path) -> None:
     made(tmp_path)
     shards = open_shards(tmp_path)

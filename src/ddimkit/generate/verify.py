@@ -110,7 +110,7 @@ def verify(
         try:
             shards.read(block)
             sound.append(block)
-        except WeightsError as error:
+        except (WeightsError, OSError) as error:  # a folder of that name, or a file that cannot be read
             damaged.append(str(error))
     chosen = secrets.SystemRandom().sample(sound, min(_checked(redraw), len(sound))) if bundle is not None else []
     redrawn, elsewhere = list[Redrawn](), list[str]()
