@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import os
 import random
 import threading
 import time
@@ -513,6 +514,20 @@ def test_the_file_for_the_adm_suite_holds_each_image_once_in_that_order(tmp_path
     assert np.array_equal(images, images_of(tmp_path)[order])
     assert labels.tolist() == [SEEDS[i] % 3 for i in order]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adm.npz", "claims", "manifest.json", "shards"]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot take space beforehand")
+def test_a_full_disk_stops_an_export_before_a_page_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path)
+
+    def full(descriptor: int, offset: int, size: int) -> None:
+        assert (offset, size) == (0, 14 * 16)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        export_adm(tmp_path, tmp_path / "adm.npz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["claims", "manifest.json", "shards"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

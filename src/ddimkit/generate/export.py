@@ -1,5 +1,6 @@
 """A whole folder in the forms that others read: the one file of the ADM evaluation suite, and PNG pictures."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -9,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from ddimkit.errors import DDIMKitError
 from ddimkit.generate.manifest import Manifest
 from ddimkit.generate.shards import Shard, Shards
 
-__all__ = ["export_adm", "export_images", "open_shards", "shuffled"]
+__all__ = ["check_target", "export_adm", "export_images", "open_shards", "shuffled"]
 
 _CHUNK = 1024
 """Images copied at once."""
@@ -83,9 +84,10 @@ def export_adm(folder: str | Path, path: str | Path) -> int:
         FileNotFoundError: the folder has no manifest.
         DDIMKitError: blocks are missing.
         WeightsError: a shard or the manifest is damaged.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, as where the disk is full or ``path`` is a folder.
     """
     shards, path = open_shards(folder), Path(path)
+    check_target(path)
     seeds = shards.blocks.seeds
     order, labels = shuffled(seeds), list[NDArray[np.int64]]()
     place = np.empty_like(order)
@@ -95,12 +97,33 @@ def export_adm(folder: str | Path, path: str | Path) -> int:
         done = 0
         for shard in each_shard(shards):
             if images is None:
+                _allocate(scratch, len(seeds) * shard.images[0].size)
                 images = np.memmap(scratch, np.uint8, "w+", shape=(len(seeds), *shard.images.shape[1:]))
             images[place[done : done + len(shard.images)]] = shard.images
             labels += [] if shard.labels is None else [shard.labels]
             done += len(shard.images)
         _write_archive(path, images, np.concatenate(labels)[order] if labels else None)
     return len(seeds)
+
+
+def _allocate(scratch: IO[bytes], size: int) -> None:
+    """Take the space of a file now, where the system can: a full disk is an OSError here, and kills the process at a mapped page."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(scratch.fileno(), 0, size)
+
+
+def check_target(path: str | Path) -> None:
+    """Raise an OSError unless a file can be written to a path.
+
+    Raises:
+        FileNotFoundError: its folder is missing.
+        IsADirectoryError: it is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, f"the export needs the name of a file, and {path} is a folder")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, f"the export cannot be written to {path}: {path.parent} is no folder")
 
 
 def _write_archive(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> None:
