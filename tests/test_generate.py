@@ -542,6 +542,34 @@ def test_pictures_have_one_name_a_seed_and_the_same_bytes(channels: int, tmp_pat
         assert np.array_equal(drawn.reshape(expected.shape), expected)
 
 
+def test_pictures_of_another_run_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ddimkit.generate import shards
+
+    made(tmp_path / "a")
+    made(tmp_path / "b", toy(blue))
+    target = tmp_path / "png"
+    sync, synced = shards.os.fsync, list[int]()
+    with monkeypatch.context() as patch:
+
+        def fail(descriptor: int) -> None:
+            synced.append(descriptor)
+            if len(synced) > 8:
+                raise OSError(errno.EIO, "lost")
+            sync(descriptor)
+
+        patch.setattr(shards.os, "fsync", fail)
+        with pytest.raises(OSError, match="lost"):
+            export_images(tmp_path / "a", target)
+    assert not list(target.glob("**/*.partial"))
+    assert 0 < len(list(target.glob("*/*.png"))) < 14
+    with pytest.raises(ValueError, match="png holds pictures of another configuration"):
+        export_images(tmp_path / "b", target)
+    assert export_images(tmp_path / "a", target) == export_images(tmp_path / "a", target) == 14
+    (target / "configuration").unlink()
+    with pytest.raises(ValueError, match="png holds pictures of unknown origin"):
+        export_images(tmp_path / "a", target)
+
+
 def test_only_a_whole_folder_is_exported(tmp_path: Path) -> None:
     made(tmp_path)
     open_shards(tmp_path).path(2).unlink()
