@@ -402,6 +402,22 @@ def test_shards_without_a_manifest_are_refused(tmp_path: Path) -> None:
         made(tmp_path)
 
 
+@pytest.mark.promise(40)
+def test_a_run_that_begins_at_the_same_time_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exists, others = Path.exists, list[Generated]()
+
+    def late(path: Path, **settings: Any) -> bool:
+        found = exists(path, **settings)
+        if path.name == "manifest.json" and not others:
+            monkeypatch.setattr(Path, "exists", exists)
+            others.append(made(tmp_path))  # another process, right after the look
+        return found
+
+    monkeypatch.setattr(Path, "exists", late)
+    assert made(tmp_path).whole
+    assert others[0].whole
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "ddimkit-generate", "schema": 1}', "\xff", "[" * 100_000])
 def test_a_damaged_manifest_is_refused(content: str, tmp_path: Path) -> None:
     made(tmp_path)

@@ -141,8 +141,9 @@ class Manifest:
                 without a manifest.
         """
         path = folder / _FILE
+        shards = (folder / "shards").exists()  # first: another process that begins now writes its manifest before its shards
         if not path.exists():
-            if (folder / "shards").exists():
+            if shards:
                 raise ValueError(f"{folder} holds shards but no {_FILE}: take another folder")
             write_durably(path, self._content(), replace=False)
         found = Manifest.load(folder)
