@@ -719,6 +719,24 @@ def test_another_machine_may_differ_by_rounding_alone(tmp_path: Path, monkeypatc
     assert not verify(tmp_path, toy(), redraw=4).good
 
 
+def test_blocks_of_mixed_machines_may_differ_by_rounding_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path)
+    shards = open_shards(tmp_path)
+    changed = shards.read(1).images.copy()
+    changed[0, 0, 0, 0] ^= 1
+    shards.path(1).unlink()
+    whole = manifests.describe_machine
+    with monkeypatch.context() as patch:
+        patch.setattr(manifests, "describe_machine", lambda device: {**whole(device), "processor": "another"})
+        made(tmp_path, mixed_machines=True)
+    shards.write(1, replace(shards.read(1), images=changed))
+    found = verify(tmp_path, toy(), redraw=4)
+    assert found.good
+    assert "to rounding only: manifest-" in str(found)
+    shards.write(1, replace(shards.read(1), images=255 - changed))
+    assert not verify(tmp_path, toy(), redraw=4).good
+
+
 def test_verification_with_another_model_is_refused(tmp_path: Path) -> None:
     made(tmp_path, unet())
     with pytest.raises(ValueError, match=r"another model: model\.sha256"):
