@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddimkit import ModelBundle, NoiseSchedule, check_model, load_pretrained
 from ddimkit.models.check import CheckReport
+from ddimkit.models.conditions import seed_labels
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -113,6 +114,57 @@ def test_too_few_images_or_too_alike_settings_cannot_be_told() -> None:
     assert "not told apart" in found["time"].sentence
     assert not report.ok
     assert report.summary.startswith(("wrong", "nothing wrong was found; cannot tell"))
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 8])
+@pytest.mark.parametrize("make", [NoiseSchedule.linear, NoiseSchedule.rectified_flow])
+def test_of_few_timesteps_little_can_be_told(total: int, make: Callable[[int], NoiseSchedule]) -> None:
+    bundle = ModelBundle(lambda x, t: 0 * x, make(total), sample_shape=(4,), prediction="x0")
+    if make(total).signal.any():
+        assert verdicts(check_model(bundle, torch.zeros(32, 4)))["time"] == "cannot tell"
+    else:
+        with pytest.raises(ValueError, match="no timestep with signal"):
+            check_model(bundle, torch.zeros(32, 4))
+
+
+def test_a_conditional_bundles_own_conditions_are_used() -> None:
+    seen = list[int]()
+
+    def model(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        seen.extend(labels.tolist())
+        return 0 * x
+
+    bundle = ModelBundle(model, NoiseSchedule.linear(), sample_shape=(4,), prediction="x0", conditions=seed_labels(3))
+    check_model(bundle, torch.zeros(32, 4), batch_size=20)
+    assert seen[:32] == [i % 3 for i in range(32)]
+    check_model(bundle, torch.zeros(32, 4), model_kwargs={"labels": torch.full((32,), 7)})
+    assert set(seen[-32:]) == {7}
+
+
+def test_a_model_in_train_mode_is_warned_of() -> None:
+    dropout = torch.nn.Dropout(0.5)
+    bundle = ModelBundle(lambda x, t: dropout(x), NoiseSchedule.linear(), sample_shape=(4,))
+    with pytest.warns(UserWarning, match="in train mode"):
+        check_model(bundle, torch.zeros(32, 4))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 2.5}, TypeError, "batch_size must be an integer"),
+        ({"seed": -1}, ValueError, "seed"),
+        ({"seed": 2**63}, ValueError, "seed"),
+        ({"model_kwargs": [1]}, TypeError, "model_kwargs must be a mapping"),
+    ],
+)
+def test_wrong_settings_are_refused_before_the_model_is_called(settings: dict[str, Any], error: type[Exception], says: str) -> None:
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        raise AssertionError
+
+    bundle = ModelBundle(model, NoiseSchedule.linear(), sample_shape=(4,))
+    with pytest.raises(error, match=says):
+        check_model(bundle, torch.zeros(32, 4), **settings)
 
 
 @pytest.mark.parametrize(

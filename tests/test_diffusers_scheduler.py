@@ -1,5 +1,6 @@
 """Samplers in pipelines of diffusers: what a pipeline draws is what the sampler draws from the pipeline's first latents."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -162,6 +163,17 @@ def test_a_ddim_pipeline_takes_it_by_assignment(eta: float) -> None:
     x = torch.randn(2, 3, 8, 8, generator=draw)
     wanted = sampler.sample(bundle.model, x_T=x, generator=draw)
     torch.testing.assert_close(torch.as_tensor(found), (wanted / 2 + 0.5).clamp(0, 1), **CLOSE)
+
+
+def test_a_pipelines_constructor_does_not_change_what_is_told_of_clipping(pipelines: dict[str, Any]) -> None:
+    scheduler = as_scheduler(SAMPLERS["clipped"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs, of clip_sample
+        pipe = diffusers.StableDiffusionPipeline(
+            **{**pipelines["text"].components, "scheduler": scheduler}, requires_safety_checker=False
+        )
+    assert (pipe.scheduler.config["clip_sample"], pipe.scheduler.config["clip_sample_range"]) == (True, 1.0)
+    assert from_pipeline(pipe).clip == (-1, 1)
 
 
 def test_keyed_noise_does_not_depend_on_the_batch(pipelines: dict[str, Any]) -> None:

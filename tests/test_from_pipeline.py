@@ -271,6 +271,20 @@ def test_wrong_folders_are_refused_before_weights_are_read(tmp_path: Path) -> No
         from_pipeline(tmp_path, scheduler)
 
 
+@pytest.mark.promise(46)
+@pytest.mark.parametrize("named", ["evil.bin", "../x.safetensors", "sub/x.safetensors"])
+def test_an_index_of_other_files_is_refused_before_any_is_read(named: str, tmp_path: Path) -> None:
+    theirs = unet()
+    theirs.save_config(tmp_path)
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(theirs.state_dict(), named)}
+    (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "sub").mkdir()
+    for file in {"evil.bin", named}:
+        torch.save(theirs.state_dict(), tmp_path / file)
+    with pytest.raises(WeightsError, match="must list safetensors files beside it"):
+        from_pipeline(tmp_path, diffusers.DDPMScheduler())
+
+
 def test_models_and_pipelines_without_equal_are_named() -> None:
     scheduler = diffusers.DDIMScheduler()
     with pytest.raises(TypeError, match=r"from_pipeline\(model, scheduler\)"):

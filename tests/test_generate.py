@@ -3,12 +3,15 @@
 import errno
 import io
 import json
+import os
 import random
+import re
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import generate_page
-from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, ModelBundle, UNet, UNetConfig, WeightsError
+from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, ModelBundle, NoiseSchedule, UNet, UNetConfig, WeightsError
 from ddimkit.generate import (
     Blocks,
     Generated,
@@ -37,9 +40,11 @@ from ddimkit.generate import (
 )
 from ddimkit.generate import manifest as manifests
 from ddimkit.generate.claims import Claims, missing_blocks
+from ddimkit.generate.drawing import Drawing
 from ddimkit.generate.shards import pack_shard, unpack_shard
 from ddimkit.generate.writer import Writer
-from ddimkit.models.conditions import seed_labels
+from ddimkit.interop.conventions import from_sigma_model, from_time_model, precondition
+from ddimkit.models.conditions import latent_decoder, seed_labels
 from ddimkit.quality import FeatureStatistics
 from ddimkit.quality.features import to_bytes
 from ddimkit.sampling import PlanSampler
@@ -282,6 +287,47 @@ def test_a_folder_of_other_weights_is_refused(tmp_path: Path) -> None:
         made(tmp_path, unet(1))
 
 
+def scaled(factor: float) -> Callable[[Tensor], Tensor]:
+    return lambda latents: latents * factor
+
+
+def module(weight: float) -> torch.nn.Module:
+    made = torch.nn.Conv2d(1, 1, 1)
+    torch.nn.init.constant_(made.weight, weight)
+    torch.nn.init.zeros_(made.bias)
+    return made
+
+
+def timed(factor: float, scale: float = 1.0) -> ModelBundle:
+    return toy(from_time_model(smooth, np.arange(20) * factor, x_scale=np.full(20, scale)))
+
+
+def preconditioned(data: float) -> ModelBundle:
+    return toy(from_sigma_model(precondition(smooth, sigma_data=data), NoiseSchedule.linear(20)))
+
+
+@pytest.mark.parametrize(
+    ("make", "first", "second", "said"),
+    [
+        (lambda w: toy(decode=module(w)), 1.0, 2.0, r"model\.functions\.decode\.weights"),
+        (lambda w: toy(decode=partial(torch.mul, module(w).weight.item())), 1.0, 2.0, r"functions\.decode\.args\.0 is 1\.0"),
+        (lambda w: toy(decode=latent_decoder(module(w).forward)), 1.0, 2.0, r"functions\.decode\.decode\.self\.weights"),
+        (lambda f: toy(decode=latent_decoder(torch.clone, scaling_factor=f)), 1.0, 2.0, r"functions\.decode\.scale is 1\.0"),
+        (lambda f: toy(decode=scaled(f)), 1.0, 2.0, r"functions\.decode\.factor is 1\.0 there and 2\.0 here"),
+        (timed, 1.0, 0.5, r"functions\.model\.times"),
+        (lambda s: timed(1.0, s), 1.0, 2.0, r"functions\.model\.x_scale"),
+        (preconditioned, 0.5, 1.0, r"functions\.model\.model\.sigma_data is 0\.5"),
+        (lambda w: toy(partial(lambda m, x, t: m(x), module(w))), 1.0, 0.5, r"functions\.model\.args\.0\.weights"),
+    ],
+)
+def test_another_decoder_or_wrapper_is_another_configuration(make: Any, first: float, second: float, said: str) -> None:
+    drawings = [Drawing(b, b.sampler(DDIMSampler, steps=3), torch.device("cpu")) for b in map(make, (first, second))]
+    one, other = (manifests.Manifest.of(drawing, Blocks(SEEDS, 4), 1) for drawing in drawings)
+    again = manifests.Manifest.of(replace(drawings[0], bundle=make(first)), Blocks(SEEDS, 4), 1)
+    assert manifests.differences(one.configuration, again.configuration) == []
+    assert re.search(said, "; ".join(manifests.differences(one.configuration, other.configuration)))
+
+
 def test_another_machine_is_refused_unless_machines_may_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(tmp_path, seeds=range(8))
     next(tmp_path.glob("shards/**/*.npz")).unlink()
@@ -401,6 +447,22 @@ def test_shards_without_a_manifest_are_refused(tmp_path: Path) -> None:
         made(tmp_path)
 
 
+@pytest.mark.promise(40)
+def test_a_run_that_begins_at_the_same_time_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exists, others = Path.exists, list[Generated]()
+
+    def late(path: Path, **settings: Any) -> bool:
+        found = exists(path, **settings)
+        if path.name == "manifest.json" and not others:
+            monkeypatch.setattr(Path, "exists", exists)
+            others.append(made(tmp_path))  # another process, right after the look
+        return found
+
+    monkeypatch.setattr(Path, "exists", late)
+    assert made(tmp_path).whole
+    assert others[0].whole
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "ddimkit-generate", "schema": 1}', "\xff", "[" * 100_000])
 def test_a_damaged_manifest_is_refused(content: str, tmp_path: Path) -> None:
     made(tmp_path)
@@ -515,6 +577,20 @@ def test_the_file_for_the_adm_suite_holds_each_image_once_in_that_order(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adm.npz", "claims", "manifest.json", "shards"]
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot take space beforehand")
+def test_a_full_disk_stops_an_export_before_a_page_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path)
+
+    def full(descriptor: int, offset: int, size: int) -> None:
+        assert (offset, size) == (0, 14 * 16)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        export_adm(tmp_path, tmp_path / "adm.npz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["claims", "manifest.json", "shards"]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_have_one_name_a_seed_and_the_same_bytes(channels: int, tmp_path: Path) -> None:
     image = pytest.importorskip("matplotlib.image")
@@ -525,6 +601,34 @@ def test_pictures_have_one_name_a_seed_and_the_same_bytes(channels: int, tmp_pat
     for name, expected in zip(names, images_of(tmp_path), strict=True):
         drawn = np.rint(image.imread(tmp_path / "png" / name) * 255).astype(np.uint8)
         assert np.array_equal(drawn.reshape(expected.shape), expected)
+
+
+def test_pictures_of_another_run_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ddimkit.generate import shards
+
+    made(tmp_path / "a")
+    made(tmp_path / "b", toy(blue))
+    target = tmp_path / "png"
+    sync, synced = shards.os.fsync, list[int]()
+    with monkeypatch.context() as patch:
+
+        def fail(descriptor: int) -> None:
+            synced.append(descriptor)
+            if len(synced) > 8:
+                raise OSError(errno.EIO, "lost")
+            sync(descriptor)
+
+        patch.setattr(shards.os, "fsync", fail)
+        with pytest.raises(OSError, match="lost"):
+            export_images(tmp_path / "a", target)
+    assert not list(target.glob("**/*.partial"))
+    assert 0 < len(list(target.glob("*/*.png"))) < 14
+    with pytest.raises(ValueError, match="png holds pictures of another configuration"):
+        export_images(tmp_path / "b", target)
+    assert export_images(tmp_path / "a", target) == export_images(tmp_path / "a", target) == 14
+    (target / "configuration").unlink()
+    with pytest.raises(ValueError, match="png holds pictures of unknown origin"):
+        export_images(tmp_path / "a", target)
 
 
 def test_only_a_whole_folder_is_exported(tmp_path: Path) -> None:
@@ -572,6 +676,22 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path) -> None:
     assert "NOT good" in str(found)
 
 
+@pytest.mark.promise(40)
+@pytest.mark.parametrize("name", ["0000000001.npz", "00000000\u0661.npz", "9" * 200 + ".npz"])
+def test_a_misnamed_file_is_no_block(name: str, tmp_path: Path) -> None:
+    made(tmp_path)
+    shards = open_shards(tmp_path)
+    shards.path(1).rename(shards.path(1).with_name(name))
+    assert shards.present() == {0, 2, 3}
+    found = verify(tmp_path)
+    assert (found.good, found.images, found.missing) == (False, 10, (1,))
+    assert [path.name for path in found.strange] == [name]
+    assert made(tmp_path).drawn == 4
+    shards.path(1).unlink()
+    shards.path(1).mkdir()
+    assert len(verify(tmp_path).damaged) == 1
+
+
 def test_images_of_another_origin_are_found_by_drawing_again(tmp_path: Path) -> None:
     made(tmp_path)
     shards = open_shards(tmp_path)
@@ -595,6 +715,24 @@ def test_another_machine_may_differ_by_rounding_alone(tmp_path: Path, monkeypatc
     found = verify(tmp_path, toy(), redraw=4)
     assert len(found.elsewhere) == 1
     assert found.good
+    shards.write(1, replace(shards.read(1), images=255 - changed))
+    assert not verify(tmp_path, toy(), redraw=4).good
+
+
+def test_blocks_of_mixed_machines_may_differ_by_rounding_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path)
+    shards = open_shards(tmp_path)
+    changed = shards.read(1).images.copy()
+    changed[0, 0, 0, 0] ^= 1
+    shards.path(1).unlink()
+    whole = manifests.describe_machine
+    with monkeypatch.context() as patch:
+        patch.setattr(manifests, "describe_machine", lambda device: {**whole(device), "processor": "another"})
+        made(tmp_path, mixed_machines=True)
+    shards.write(1, replace(shards.read(1), images=changed))
+    found = verify(tmp_path, toy(), redraw=4)
+    assert found.good
+    assert "to rounding only: manifest-" in str(found)
     shards.write(1, replace(shards.read(1), images=255 - changed))
     assert not verify(tmp_path, toy(), redraw=4).good
 

@@ -154,6 +154,8 @@ def test_a_preset_and_a_sampler_of_a_table(run: Run) -> None:
         ((*DRAW, "--quality"), "--quality of the model 'generated:bundle' needs --evaluator"),
         (("--verify", "nowhere"), "nowhere/manifest.json"),
         (("--out", "nowhere", "--export", "x.npz"), "nowhere/manifest.json"),
+        ((*DRAW, "--export", "missing/x.npz"), "missing/x.npz: missing is no folder"),
+        ((*DRAW, "--export", "."), "the export needs the name of a file, and . is a folder"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(arguments: tuple[str, ...], said: str, run: Run) -> None:

@@ -31,6 +31,7 @@ from ddimkit.cli.arguments import (
 from ddimkit.cli.edits import GuidanceOption, conditioned
 from ddimkit.generate import Generated, Manifest, export_adm, export_images, measure, verify
 from ddimkit.generate import generate as generate_images
+from ddimkit.generate.export import check_target
 from ddimkit.models.bundle import ModelBundle
 from ddimkit.models.conditions import seed_labels
 from ddimkit.quality.evaluator import EVALUATORS, Evaluator
@@ -110,6 +111,8 @@ def generate(
         return
     if out is None:
         raise ValueError("give --out DIR, the folder of the images, or --verify DIR")
+    if export is not None:
+        check_target(export)
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     judge = _evaluator(model, evaluator) if quality else None
     said: dict[str, Any] = {}

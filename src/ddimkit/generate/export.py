@@ -1,5 +1,6 @@
 """A whole folder in the forms that others read: the one file of the ADM evaluation suite, and PNG pictures."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -9,19 +10,22 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ddimkit.errors import DDIMKitError
 from ddimkit.generate.manifest import Manifest
-from ddimkit.generate.shards import Shard, Shards
+from ddimkit.generate.shards import Shard, Shards, sync_folder, write_durably
 
-__all__ = ["export_adm", "export_images", "open_shards", "shuffled"]
+__all__ = ["check_target", "export_adm", "export_images", "open_shards", "shuffled"]
 
 _CHUNK = 1024
 """Images copied at once."""
+
+_MARK = "configuration"
+"""The file in a folder of pictures that holds the hash of their configuration."""
 
 
 def open_shards(folder: str | Path) -> Shards:
@@ -83,9 +87,10 @@ def export_adm(folder: str | Path, path: str | Path) -> int:
         FileNotFoundError: the folder has no manifest.
         DDIMKitError: blocks are missing.
         WeightsError: a shard or the manifest is damaged.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, as where the disk is full or ``path`` is a folder.
     """
     shards, path = open_shards(folder), Path(path)
+    check_target(path)
     seeds = shards.blocks.seeds
     order, labels = shuffled(seeds), list[NDArray[np.int64]]()
     place = np.empty_like(order)
@@ -95,12 +100,33 @@ def export_adm(folder: str | Path, path: str | Path) -> int:
         done = 0
         for shard in each_shard(shards):
             if images is None:
+                _allocate(scratch, len(seeds) * shard.images[0].size)
                 images = np.memmap(scratch, np.uint8, "w+", shape=(len(seeds), *shard.images.shape[1:]))
             images[place[done : done + len(shard.images)]] = shard.images
             labels += [] if shard.labels is None else [shard.labels]
             done += len(shard.images)
         _write_archive(path, images, np.concatenate(labels)[order] if labels else None)
     return len(seeds)
+
+
+def _allocate(scratch: IO[bytes], size: int) -> None:
+    """Take the space of a file now, where the system can: a full disk is an OSError here, and kills a process that maps pages."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(scratch.fileno(), 0, size)
+
+
+def check_target(path: str | Path) -> None:
+    """Raise an OSError unless a file can be written to a path.
+
+    Raises:
+        FileNotFoundError: its folder is missing.
+        IsADirectoryError: it is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, f"the export needs the name of a file, and {path} is a folder")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, f"the export cannot be written to {path}: {path.parent} is no folder")
 
 
 def _write_archive(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> None:
@@ -125,7 +151,10 @@ def _write_archive(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int
 
 
 def export_images(folder: str | Path, target: str | Path) -> int:
-    """Write one PNG picture a seed, ``000000/000123.png`` in folders of a thousand; pictures that are there already stay.
+    """Write one PNG picture a seed, ``000000/000123.png`` in folders of a thousand.
+
+    The file ``configuration`` in the target holds the hash of the configuration that drew the pictures. Pictures of the same
+    configuration that are there already stay.
 
     Args:
         folder: of :func:`~ddimkit.generate.generate`.
@@ -138,20 +167,35 @@ def export_images(folder: str | Path, target: str | Path) -> int:
         FileNotFoundError: the folder has no manifest.
         DDIMKitError: blocks are missing.
         WeightsError: a shard or the manifest is damaged.
-        ValueError: images of neither one nor three channels.
+        ValueError: images of neither one nor three channels; a target that holds pictures of another configuration.
         OSError: a picture cannot be written.
     """
-    shards = open_shards(folder)
-    for shard in each_shard(shards):
+    shards, target = open_shards(folder), Path(target)
+    found = each_shard(shards)
+    _mark(target, shards.configuration)
+    for shard in found:
         for seed, image in zip(shard.seeds.tolist(), shard.images, strict=True):
-            path = Path(target) / f"{seed - seed % 1000:06d}" / f"{seed:06d}.png"
+            path = target / f"{seed - seed % 1000:06d}" / f"{seed:06d}.png"
             if path.exists():
                 continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-            partial.write_bytes(_png(image))
-            partial.replace(path)
+            if not path.parent.exists():
+                path.parent.mkdir(exist_ok=True)
+                sync_folder(target)
+            write_durably(path, _png(image))
     return len(shards.blocks.seeds)
+
+
+def _mark(target: Path, configuration: str) -> None:
+    """Give a folder of pictures the hash of a configuration, or raise a ValueError where it holds pictures of another one."""
+    target.mkdir(parents=True, exist_ok=True)
+    mark = target / _MARK
+    if not mark.exists():
+        strange = next(target.glob("*/*.png"), None)
+        if strange is not None and not mark.exists():
+            raise ValueError(f"{target} holds pictures of unknown origin, as {strange}: take another folder")
+        write_durably(mark, f"{configuration}\n".encode(), replace=False)
+    if mark.read_bytes() != f"{configuration}\n".encode():
+        raise ValueError(f"{target} holds pictures of another configuration, as its file {_MARK} tells: take another folder")
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:

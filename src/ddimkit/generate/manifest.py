@@ -14,6 +14,7 @@ from ddimkit._machine import describe_machine, versions
 from ddimkit.errors import WeightsError
 from ddimkit.generate.blocks import Blocks
 from ddimkit.generate.drawing import Drawing
+from ddimkit.generate.functions import describe_functions
 from ddimkit.generate.shards import write_durably
 from ddimkit.plan import Plan
 from ddimkit.prediction import DynamicThreshold, Prediction, check_clip
@@ -50,12 +51,13 @@ class Manifest:
     def of(cls, drawing: Drawing, blocks: Blocks, threads: int) -> "Manifest":
         """The manifest of a run that is about to begin."""
         bundle, sampler, extractor = drawing.bundle, drawing.sampler, drawing.extractor
-        record, clip = sampler.record(), sampler.clip
+        record, clip, weights = sampler.record(), sampler.clip, bundle.weights_sha256()
         configuration = {
             "model": {
                 "name": bundle.name,
-                "sha256": bundle.weights_sha256(),
+                "sha256": weights,
                 "code_sha256": hashlib.sha256(model_code(bundle).encode()).hexdigest(),
+                "functions": describe_functions(bundle, weights is not None),
                 "sample_shape": bundle.sample_shape,
             },
             "sampler": {"name": record["sampler"], "settings": record["settings"]},
@@ -141,8 +143,9 @@ class Manifest:
                 without a manifest.
         """
         path = folder / _FILE
+        shards = (folder / "shards").exists()  # first: another process that begins now writes its manifest before its shards
         if not path.exists():
-            if (folder / "shards").exists():
+            if shards:
                 raise ValueError(f"{folder} holds shards but no {_FILE}: take another folder")
             write_durably(path, self._content(), replace=False)
         found = Manifest.load(folder)

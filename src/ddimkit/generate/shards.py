@@ -25,7 +25,7 @@ from ddimkit.generate.blocks import Blocks
 __all__ = ["Shard", "Shards", "pack_shard", "unpack_shard", "write_durably"]
 
 _FOLDER_SIZE = 1000
-_NAME = re.compile(r"(\d{9,})\.npz")
+_NAME = re.compile(r"([0-9]{9,19})\.npz")
 _COMMENT = re.compile(rb"ddimkit-shard 1 configuration ([0-9a-f]{64}) sha256 ([0-9a-f]{64})")
 _DIGEST = 64
 """Characters of a SHA-256 in hexadecimal."""
@@ -191,8 +191,9 @@ class Shards:
     def present(self, among: range | None = None) -> set[int]:
         """The blocks, or those among some consecutive ones, whose files are there, from the names of the files."""
         among = range(len(self.blocks)) if among is None else among
-        found = (_NAME.fullmatch(path.name) for path in self._files(among))
-        return {int(match[1]) for match in found if match}.intersection(among)
+        named = ((path, _NAME.fullmatch(path.name)) for path in self._files(among))
+        found = ((path, int(match[1])) for path, match in named if match)
+        return {block for path, block in found if block in among and path == self.path(block)}
 
     def strange(self) -> list[Path]:
         """Files among the shards that are no shard of this set, such as parts of interrupted writes."""

@@ -52,7 +52,8 @@ class Verification:
         damaged: what is wrong with a file, a line each.
         strange: files that belong to no block: parts of interrupted writes, and what was set aside.
         redrawn: blocks drawn again and compared.
-        elsewhere: how this machine differs from the folder's, a line each; then blocks drawn again agree to rounding only.
+        elsewhere: how this machine differs from the folder's, and manifests of further machines that drew, a line each; where there
+            are any, blocks drawn again agree to rounding only.
     """
 
     folder: Path
@@ -66,7 +67,7 @@ class Verification:
 
     @property
     def good(self) -> bool:
-        """Whether all images are there and sound, and the blocks drawn again are the same, to the byte on the folder's machine."""
+        """Whether all images are there and sound, and the blocks drawn again are the same, to the byte where one machine drew and checks."""
         same = all(found.mean <= _NEAR if self.elsewhere else found.share == 0 for found in self.redrawn)
         return self.images == self.asked and not self.damaged and same
 
@@ -75,7 +76,7 @@ class Verification:
         lines = [f"{self.folder}: {self.images} of {self.asked} images, each seed once, checksums hold", missing]
         lines += [f"damaged: {line}" for line in self.damaged] or ["damaged: none"]
         lines += [f"not of the set: {name}" for name in self.strange]
-        lines += [f"this machine differs: {line}" for line in self.elsewhere]
+        lines += [f"to rounding only: {line}" for line in self.elsewhere]
         lines += [
             f"drawn again: block {found.block}, "
             + (f"{found.share:.3%} of its bytes differ, by {found.largest} at most" if found.share else "the same to the byte")
@@ -110,7 +111,7 @@ def verify(
         try:
             shards.read(block)
             sound.append(block)
-        except WeightsError as error:
+        except (WeightsError, OSError) as error:  # a folder of that name, or a file that cannot be read
             damaged.append(str(error))
     chosen = secrets.SystemRandom().sample(sound, min(_checked(redraw), len(sound))) if bundle is not None else []
     redrawn, elsewhere = list[Redrawn](), list[str]()
@@ -120,6 +121,7 @@ def verify(
         _check_model(manifest, drawing, shards)
         with fixed_arithmetic(manifest.machine["threads"]):
             elsewhere = differences(manifest.machine, describe_arithmetic(where, torch.get_num_threads()))
+            elsewhere += [f"{path.name} is of another machine that drew here" for path in _others(Path(folder))]
             redrawn = [_compare(shards, drawing, block) for block in sorted(chosen)]
     return Verification(
         Path(folder),
@@ -131,6 +133,11 @@ def verify(
         tuple(redrawn),
         tuple(elsewhere),
     )
+
+
+def _others(folder: Path) -> list[Path]:
+    """The manifests of further machines, which ``mixed_machines`` let draw."""
+    return sorted(folder.glob("manifest-*.json"))
 
 
 def _checked(redraw: int) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ddimkit.errors import DDIMKitError, WeightsError
 from ddimkit.interop._scheduler_config import Halves
+from ddimkit.models.diffusers_names import listed_shards
 from ddimkit.schedule import FloatArray
 
 __all__ = ["DiffusersModel", "check_class", "load_model", "part_of", "shape_of"]
@@ -194,7 +195,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _check_weights(folder: Path, variant: str | None) -> None:
-    """Raise a WeightsError where a folder has no weights of a variant as safetensors: diffusers would take another one's."""
+    """Raise a WeightsError where a folder has no weights of a variant as safetensors, or an index lists other files."""
     middle = "" if variant is None else f".{variant}"
     name = "diffusion_pytorch_model"
     if not any((folder / file).is_file() for file in (f"{name}{middle}.safetensors", f"{name}.safetensors.index{middle}.json")):
@@ -203,6 +204,9 @@ def _check_weights(folder: Path, variant: str | None) -> None:
             f"{folder} holds no weights {name}{middle}.safetensors, but {', '.join(there)}: name the variant that is there, or "
             "save the model with safe_serialization=True, pickles are not loaded"
         )
+    # diffusers reads whatever file an index names, pickles too.
+    for index in folder.glob(f"{name}*safetensors*.json"):
+        listed_shards(index)
 
 
 def _library() -> Any:

@@ -101,7 +101,8 @@ class SamplerScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # th
     def config(self) -> dict[str, Any]:
         """What is saved, and what diffusers' own schedulers take, so that one of them can be made for the same model."""
         sampler = self._asked
-        known: dict[str, Any] = FrozenDict({**config_of(sampler.schedule, sampler.prediction, sampler.clip), **self._internal_dict})
+        # Constructors of pipelines switch clip_sample off in _internal_dict, which changes nothing here.
+        known: dict[str, Any] = FrozenDict({**self._internal_dict, **config_of(sampler.schedule, sampler.prediction, sampler.clip)})
         return known
 
     @property

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddimkit._arguments import Arguments, check_callers
 from ddimkit._numbers import integer
 from ddimkit.loop import ask, check_device
 from ddimkit.models.bundle import ModelBundle
+from ddimkit.noise import sample_seeds
 from ddimkit.prediction import Prediction, x0_coefficients
 from ddimkit.schedule import FloatArray, NoiseSchedule
 from ddimkit.step import check_output
@@ -169,11 +171,16 @@ def check_model(
         seed: of the noise and the noise levels.
         batch_size: how many images the model is given at once.
         device: where; by default where the images are.
-        model_kwargs: further arguments of the model, the same for all images; a tensor of one entry an image is split.
+        model_kwargs: further arguments of the model; a tensor of one entry an image is split. Default: what the bundle's conditions
+            give for the seeds 0, 1, 2 and so on. Labels that are not those of the images make every error larger.
 
     Raises:
-        TypeError: no bundle, or images that are no floating point tensor.
-        ValueError: images of another shape, too few, or not finite; a model output of another shape.
+        TypeError: no bundle, images that are no floating point tensor, or another argument of the wrong kind.
+        ValueError: images of another shape, too few, or not finite; a seed outside [0, 2^63) or a batch size below 1; a schedule
+            without signal; a model output of another shape.
+
+    Warns:
+        UserWarning: the model is in train mode.
 
     >>> from ddimkit import load_learned, load_pretrained
     >>> mnist = load_pretrained("mnist")
@@ -185,7 +192,14 @@ def check_model(
         raise TypeError(f"bundle must be a ModelBundle, got {type(bundle).__name__}")
     where = check_device(device) if device is not None else getattr(images, "device", torch.device("cpu"))
     checked = _check_images(images, bundle.sample_shape).to(where)
-    trial = _Trial(bundle, checked, integer(seed, "seed"), integer(batch_size, "batch_size"), dict(model_kwargs or {}))
+    first, size = sample_seeds(integer(seed, "seed"), 1)[0], integer(batch_size, "batch_size")
+    if size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {size}")
+    if not bundle.schedule.signal.any():
+        raise ValueError("the schedule has no timestep with signal, so no image can be told from it")
+    check_callers(bundle.model, Arguments(model_kwargs=model_kwargs))
+    keywords = bundle.model_kwargs(range(len(checked)), where) if model_kwargs is None else model_kwargs
+    trial = _Trial(bundle, checked, first, size, dict(keywords))
     settings, findings = _Settings(bundle.schedule, bundle.prediction), list[Finding]()
     for question in get_args(Question):
         finding, settings = trial.answer(question, settings)
@@ -219,7 +233,8 @@ class _Trial:
     def answer(self, question: Question, settings: _Settings) -> tuple[Finding, _Settings]:
         """The answer to a question, and the settings that later questions are asked with."""
         stated, others = _CANDIDATES[question](settings)
-        early = [t for t in _EARLY if t < self.bundle.schedule.num_timesteps - 1]
+        signal = self.bundle.schedule.signal
+        early = [t for t in _EARLY if t < len(signal) - 1 and signal[t] > 0] or [0]
         times = [np.full(len(self.images), t) for t in early] if question == "time" else [self.times]
         base = self._errors(settings, times)
         quantile = _student(1 - 0.025 / _COMPARISONS, len(self.images) - 1)

@@ -159,7 +159,7 @@ def _weight_files(folder: Path, variant: str | None) -> list[Path]:
     if whole.is_file():
         return [whole]
     if index.is_file():
-        return _shards(index)
+        return listed_shards(index)
     others = {name.group(1) for path in folder.iterdir() if (name := _VARIANT.fullmatch(path.name))} - {variant}
     hint = (
         f"give variant={sorted(others)[0]!r}" if others else "save the model with safe_serialization=True, pickles are not loaded"
@@ -167,7 +167,7 @@ def _weight_files(folder: Path, variant: str | None) -> list[Path]:
     raise WeightsError(f"{whole} is missing: {hint}")
 
 
-def _shards(index: Path) -> list[Path]:
+def listed_shards(index: Path) -> list[Path]:
     """The files that an index of shards lists; only files beside it."""
     listed = _read_json(index).get("weight_map")
     names = sorted(set(map(str, listed.values()))) if isinstance(listed, Mapping) else []
