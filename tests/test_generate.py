@@ -5,13 +5,11 @@ import io
 import json
 import os
 import random
-import re
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import generate_page
-from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, ModelBundle, NoiseSchedule, UNet, UNetConfig, WeightsError
+from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, ModelBundle, UNet, UNetConfig, WeightsError
 from ddimkit.generate import (
     Blocks,
     Generated,
@@ -40,11 +38,9 @@ from ddimkit.generate import (
 )
 from ddimkit.generate import manifest as manifests
 from ddimkit.generate.claims import Claims, missing_blocks
-from ddimkit.generate.drawing import Drawing
 from ddimkit.generate.shards import pack_shard, unpack_shard
 from ddimkit.generate.writer import Writer
-from ddimkit.interop.conventions import from_sigma_model, from_time_model, precondition
-from ddimkit.models.conditions import latent_decoder, seed_labels
+from ddimkit.models.conditions import seed_labels
 from ddimkit.quality import FeatureStatistics
 from ddimkit.quality.features import to_bytes
 from ddimkit.sampling import PlanSampler
@@ -285,47 +281,6 @@ def test_a_folder_of_other_weights_is_refused(tmp_path: Path) -> None:
     assert made(tmp_path, unet()).drawn == 0
     with pytest.raises(ValueError, match=r"model\.sha256"):
         made(tmp_path, unet(1))
-
-
-def scaled(factor: float) -> Callable[[Tensor], Tensor]:
-    return lambda latents: latents * factor
-
-
-def module(weight: float) -> torch.nn.Module:
-    made = torch.nn.Conv2d(1, 1, 1)
-    torch.nn.init.constant_(made.weight, weight)
-    torch.nn.init.zeros_(made.bias)
-    return made
-
-
-def timed(factor: float, scale: float = 1.0) -> ModelBundle:
-    return toy(from_time_model(smooth, np.arange(20) * factor, x_scale=np.full(20, scale)))
-
-
-def preconditioned(data: float) -> ModelBundle:
-    return toy(from_sigma_model(precondition(smooth, sigma_data=data), NoiseSchedule.linear(20)))
-
-
-@pytest.mark.parametrize(
-    ("make", "first", "second", "said"),
-    [
-        (lambda w: toy(decode=module(w)), 1.0, 2.0, r"model\.functions\.decode\.weights"),
-        (lambda w: toy(decode=partial(torch.mul, module(w).weight.item())), 1.0, 2.0, r"functions\.decode\.args\.0 is 1\.0"),
-        (lambda w: toy(decode=latent_decoder(module(w).forward)), 1.0, 2.0, r"functions\.decode\.decode\.self\.weights"),
-        (lambda f: toy(decode=latent_decoder(torch.clone, scaling_factor=f)), 1.0, 2.0, r"functions\.decode\.scale is 1\.0"),
-        (lambda f: toy(decode=scaled(f)), 1.0, 2.0, r"functions\.decode\.factor is 1\.0 there and 2\.0 here"),
-        (timed, 1.0, 0.5, r"functions\.model\.times"),
-        (lambda s: timed(1.0, s), 1.0, 2.0, r"functions\.model\.x_scale"),
-        (preconditioned, 0.5, 1.0, r"functions\.model\.model\.sigma_data is 0\.5"),
-        (lambda w: toy(partial(lambda m, x, t: m(x), module(w))), 1.0, 0.5, r"functions\.model\.args\.0\.weights"),
-    ],
-)
-def test_another_decoder_or_wrapper_is_another_configuration(make: Any, first: float, second: float, said: str) -> None:
-    drawings = [Drawing(b, b.sampler(DDIMSampler, steps=3), torch.device("cpu")) for b in map(make, (first, second))]
-    one, other = (manifests.Manifest.of(drawing, Blocks(SEEDS, 4), 1) for drawing in drawings)
-    again = manifests.Manifest.of(replace(drawings[0], bundle=make(first)), Blocks(SEEDS, 4), 1)
-    assert manifests.differences(one.configuration, again.configuration) == []
-    assert re.search(said, "; ".join(manifests.differences(one.configuration, other.configuration)))
 
 
 def test_another_machine_is_refused_unless_machines_may_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

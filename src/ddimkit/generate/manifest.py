@@ -14,7 +14,6 @@ from ddimkit._machine import describe_machine, versions
 from ddimkit.errors import WeightsError
 from ddimkit.generate.blocks import Blocks
 from ddimkit.generate.drawing import Drawing
-from ddimkit.generate.functions import describe_functions
 from ddimkit.generate.shards import write_durably
 from ddimkit.plan import Plan
 from ddimkit.prediction import DynamicThreshold, Prediction, check_clip
@@ -51,13 +50,12 @@ class Manifest:
     def of(cls, drawing: Drawing, blocks: Blocks, threads: int) -> "Manifest":
         """The manifest of a run that is about to begin."""
         bundle, sampler, extractor = drawing.bundle, drawing.sampler, drawing.extractor
-        record, clip, weights = sampler.record(), sampler.clip, bundle.weights_sha256()
+        record, clip = sampler.record(), sampler.clip
         configuration = {
             "model": {
                 "name": bundle.name,
-                "sha256": weights,
+                "sha256": bundle.weights_sha256(),
                 "code_sha256": hashlib.sha256(model_code(bundle).encode()).hexdigest(),
-                "functions": describe_functions(bundle, weights is not None),
                 "sample_shape": bundle.sample_shape,
             },
             "sampler": {"name": record["sampler"], "settings": record["settings"]},
