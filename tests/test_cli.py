@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ddimkit import DDIMSampler, DDPMSampler, LearnedSampler, NoiseSchedule, Plan
-from ddimkit.editing import image_to_image, inpaint
+from ddimkit.editing import image_to_image, inpaint, repaint_rows
 from ddimkit.guidance import classifier_free
 from ddimkit.quality.network import FeatureNetwork, FeatureNetworkConfig, save_network
 from ddimkit.tradeoff import _timing as timing
@@ -57,6 +57,7 @@ flat = toy(smooth, name="flat")
 def labelled(x, t, labels):
     return smooth(x, t) + labels[:, None, None, None] / 8
 
+zero = toy(labelled, conditions=lambda seeds: seed_labels(4)(seeds), unconditional={"labels": 0}, name="zero")
 conditional = toy(labelled, conditions=seed_labels(4), unconditional={"labels": 4}, name="conditional")
 latent = toy(smooth, decode=lambda z: z / 2, name="latent")
 object.__setattr__(flat, "sample_shape", (3,))
@@ -204,11 +205,17 @@ def test_sample_edits_pictures(run: Run, tmp_path: Path) -> None:
     code, out, _ = run(*base, "--from-image", "x.png", "--strength", "0.75", "--json")
     assert code == 0
     assert json.loads(out)["options"] == {"from_image": "x.png", "strength": 0.75}
+    assert (json.loads(out)["record"]["call"]["start_at"], json.loads(out)["record"]["nfe"]) == (1, 3)
     made = np.load(tmp_path / "y.npy")
     assert np.allclose(made, image_to_image(sampler, smooth, x, strength=0.75, seed=0).numpy(), atol=1e-6)
     np.save(tmp_path / "three.npy", x.numpy())
-    np.save(tmp_path / "hole.npy", hole)
-    for given in (("x.png", "hole.png"), ("three.npy", "hole.npy")):
+    found = json.loads(run(*base, "--from-image", "x.png", "--json")[1])
+    assert (found["options"]["strength"], found["record"]["call"]["start_at"], found["record"]["nfe"]) == (0.5, 2, 2)
+    found = json.loads(run(*base, "--from-image", "x.png", "--mask", "hole.png", "--json")[1])
+    assert (found["options"], found["record"]["nfe"]) == ({"from_image": "x.png", "mask": "hole.png"}, len(repaint_rows(4)))
+    for name, dtype in (("hole", np.float64), ("bool", bool), ("byte", np.uint8)):
+        np.save(tmp_path / f"{name}.npy", hole.astype(dtype))
+    for given in (("x.png", "hole.png"), *(("three.npy", f"{name}.npy") for name in ("hole", "bool", "byte"))):
         code, out, _ = run(*base, "--from-image", given[0], "--mask", given[1])
         assert (code, out.strip()) == (0, f"3 samples, drawn from {given[0]}, seed 0: y.npy")
         made, mask = np.load(tmp_path / "y.npy"), torch.from_numpy(hole).float()
@@ -232,7 +239,15 @@ def test_sample_edits_pictures(run: Run, tmp_path: Path) -> None:
         (("--from-image", "x.npy", "--mask", "small.npy"), "--mask small.npy must be (4, 4) of numbers in [0, 1], got (1, 3, 3)"),
         (("--from-image", "x.npy", "--mask", "bright.npy"), "--mask bright.npy must be (4, 4) of numbers in [0, 1]"),
         (("--model", "mymodule:latent", "--from-image", "x.npy"), "--from-image: the model 'latent' draws latents"),
-        (("--model", "mymodule:conditional", "--label", "-1"), "--label must lie in 0.., got -1"),
+        (("--model", "mymodule:conditional", "--label", "-1"), "--label must lie in 0..3, got -1"),
+        (("--model", "mymodule:conditional", "--label", "5"), "--label must lie in 0..3, got 5"),
+        (("--model", "mymodule:conditional", "--label", "4"), "--label must lie in 0..3, got 4"),
+        (("--model", "mymodule:zero", "--label", "0"), "--label 0 stands for no label in the model 'zero'"),
+        (("--from-image", "empty.npy"), "--from-image empty.npy cannot be read"),
+        (("--from-image", "text.png"), "--from-image text.png cannot be read"),
+        (("--from-image", "text.npy"), "--from-image text.npy cannot be read"),
+        (("--from-image", "zipped.npy"), "--from-image zipped.npy must hold one array"),
+        (("--from-image", "x.npy", "--mask", "bytes255.npy"), "--mask bytes255.npy must be (4, 4) of numbers in [0, 1]"),
     ],
 )
 def test_edits_that_cannot_be_are_refused_in_a_line(run: Run, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
@@ -241,8 +256,14 @@ def test_edits_that_cannot_be_are_refused_in_a_line(run: Run, tmp_path: Path, op
         "small": np.zeros((1, 3, 3), np.float32),
         "bright": np.full((1, 4, 4), 255.0),
         "bytes": np.zeros((1, 4, 4), np.uint8),
+        "bytes255": np.full((4, 4), 255, np.uint8),
     }.items():
         np.save(tmp_path / f"{name}.npy", numbers)
+    (tmp_path / "empty.npy").touch()
+    for name in ("text.png", "text.npy"):
+        (tmp_path / name).write_text("no picture\nbut two lines")
+    with (tmp_path / "zipped.npy").open("wb") as file:
+        np.savez(file, x=np.zeros(3))
     code, out, err = run("sample", *MINE, "--num", "2", "--out", "y.npy", *options)
     assert out == ""
     assert message in f"{code}{err}"

@@ -294,12 +294,12 @@ WRONG: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
     "weights": (lambda m: interpolate(D, m, IMAGES, IMAGES, (0, BAD)), ValueError, "weights must be finite"),
     "no weights": (lambda m: interpolate(D, m, IMAGES, IMAGES, ()), ValueError, "weights must be finite"),
     "one weight": (
-        lambda m: interpolate(D, m, IMAGES, IMAGES, 0.5),
+        lambda m: interpolate(D, m, IMAGES, IMAGES, 0.5),  # type: ignore[arg-type]
         TypeError,
         "weights must be a sequence of numbers, .* got float",
-    ),  # type: ignore[arg-type]
+    ),
     "a tensor of weights": (
-        lambda m: interpolate(D, m, IMAGES, IMAGES, torch.ones(2)),  # type: ignore[arg-type]
+        lambda m: interpolate(D, m, IMAGES, IMAGES, torch.ones(2)),
         TypeError,
         "weights must be a sequence of numbers, as in .*, got Tensor: give weights.tolist",
     ),

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddimkit._modes import modules_of
-from ddimkit.editing import image_to_image, inpaint
+from ddimkit.editing import image_to_image, inpaint, repaint_rows
+from ddimkit.editing.part_way import start_of
 from ddimkit.models.bundle import ModelBundle
-from ddimkit.models.conditions import Conditions
+from ddimkit.models.conditions import Conditions, describe_labels
 from ddimkit.models.unet import UNet
 from ddimkit.sampling import PlanSampler
 
@@ -69,6 +70,12 @@ class Edit:
                 found.append(inpaint(sampler, bundle.model, images, self.mask, **given))
         return torch.cat(found)
 
+    def record(self, sampler: PlanSampler, shape: tuple[int, ...], seed: int) -> dict[str, Any]:
+        """What reproduces the edit beside its options: the sampler's record with the rows that are done."""
+        if self.mask is None:
+            return sampler.record(shape, seed=seed, start_at=start_of(sampler, self.strength)[0])
+        return {**sampler.record(shape, seed=seed), "nfe": len(repaint_rows(sampler.nfe))}
+
 
 def conditioned(bundle: ModelBundle, label: int | None, guidance: float | None) -> ModelBundle:
     """The bundle with one label for all samples, and with guidance.
@@ -82,7 +89,7 @@ def conditioned(bundle: ModelBundle, label: int | None, guidance: float | None) 
         ]
         if len(names) != 1:
             raise ValueError(f"--label: the model {bundle.name!r} takes no labels")
-        _check_label(bundle, label)
+        _check_label(bundle, names[0], label)
         assert bundle.conditions is not None
         bundle = replace(bundle, conditions=_one_label(bundle.conditions, names[0], label))
     return bundle if guidance is None else bundle.guided(guidance)
@@ -96,11 +103,23 @@ def _one_label(conditions: Conditions, name: str, label: int) -> Callable[[Seque
     return same
 
 
-def _check_label(bundle: ModelBundle, label: int) -> None:
+def _check_label(bundle: ModelBundle, name: str, label: int) -> None:
     counts = [m.config.num_classes for whole in modules_of(bundle.model) for m in whole.modules() if isinstance(m, UNet)]
-    most = min((count for count in counts if count), default=None)
+    most = min((count for count in (*counts, _classes(bundle)) if count), default=None)
     if label < 0 or (most is not None and label >= most):
         raise ValueError(f"--label must lie in 0..{'' if most is None else most - 1}, got {label}")
+    none = (bundle.unconditional or {}).get(name)
+    if none is not None and torch.equal(torch.as_tensor(none).reshape(-1), torch.tensor([label])):
+        raise ValueError(f"--label {label} stands for no label in the model {bundle.name!r}: give another one")
+
+
+def _classes(bundle: ModelBundle) -> int | None:
+    """How many labels the bundle's own conditions draw, where they are known to be labels."""
+    try:
+        found = describe_labels(bundle.conditions)
+    except TypeError:
+        return None
+    return None if found is None else int(found["classes"])
 
 
 def read_edit(bundle: ModelBundle, image: Path | None, mask: Path | None, strength: float | None, count: int) -> Edit | None:
@@ -130,21 +149,31 @@ def read_edit(bundle: ModelBundle, image: Path | None, mask: Path | None, streng
     return Edit(torch.from_numpy(found), None if shown is None else torch.from_numpy(shown), share)
 
 
-def _read(path: Path, option: str) -> NDArray[np.float32]:
+def _read(path: Path, option: str, kinds: str = "f") -> NDArray[np.float32]:
     """The numbers of a .npy file, or of a .png in [0, 1]: (H, W) or (H, W, channels)."""
     if path.suffix not in (".png", ".npy"):
         raise ValueError(f"{option} must be a .png or a .npy file, got {path}")
     if not path.is_file():
         raise ValueError(f"{option} {path}: there is no such file")
     if path.suffix == ".npy":
-        numbers: NDArray[Any] = np.load(path, allow_pickle=False)
-        if numbers.dtype.kind != "f":
+        numbers: NDArray[Any] = _loaded(path, option, lambda: np.load(path, allow_pickle=False))
+        if not isinstance(numbers, np.ndarray):
+            raise ValueError(f"{option} {path} must hold one array, as numpy.save writes it")
+        if numbers.dtype.kind not in kinds:
             raise ValueError(f"{option} {path} must hold floating point numbers, got {numbers.dtype}")
         return numbers.astype(np.float32)
     from matplotlib import image
 
-    picture: NDArray[np.float32] = np.array(image.imread(path), dtype=np.float32)
+    picture: NDArray[np.float32] = np.array(_loaded(path, option, lambda: image.imread(path)), dtype=np.float32)
     return picture
+
+
+def _loaded(path: Path, option: str, load: Callable[[], Any]) -> Any:
+    """What a file holds, or an error of one line where it is of another kind or cut short."""
+    try:
+        return load()
+    except (OSError, EOFError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{option} {path} cannot be read as {path.suffix}: {str(error).splitlines()[0]}") from None
 
 
 def _picture(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -158,7 +187,7 @@ def _picture(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 def _mask(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """(1, H, W) in [0, 1]."""
-    found = _read(path, "--mask")
+    found = _read(path, "--mask", "fbu")
     if path.suffix == ".png" and found.ndim == 3:
         found = found[..., :3].mean(axis=2)
     if found.shape[-2:] != shape[-2:] or found.ndim > 3 or not ((found >= 0) & (found <= 1)).all():

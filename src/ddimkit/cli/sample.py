@@ -110,9 +110,11 @@ def sample(
     drawn = _draw(made, bundle, shape, seed, device, size) if edit is None else _edited(edit, made, bundle, num, seed, device, size)
     written = _write(drawn, grid, out)
     if as_json:
+        if edit is not None and edit.mask is None:
+            strength = edit.strength
         options = {"label": label, "guidance": guidance, "from_image": from_image, "strength": strength, "mask": mask}
         given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items() if value is not None}
-        record = made.record(shape, seed=seed)
+        record = made.record(shape, seed=seed) if edit is None else edit.record(made, shape, seed)
         print(json.dumps({"written": written, "record": record, **({"options": given} if given else {})}))
     else:
         said = f"{made.nfe} model calls" if edit is None else f"drawn from {from_image}"

@@ -55,14 +55,14 @@ def image_to_image(
     share = number(strength, "strength")
     if not 0 < share <= 1:
         raise ValueError(f"strength must lie in (0, 1], got {share}")
-    start_at, t = _start(sampler, share)
+    start_at, t = start_of(sampler, share)
     eps = seeded_normal(seeds, 0, images, STREAM_EDIT)
     x = sampler.schedule.add_noise(images, eps.to(images.dtype), t)
     settings: dict[str, Any] = {"model_kwargs": model_kwargs, "batch_size": batch_size, "progress": progress}
     return sampler.sample(model, x_T=x, start_at=start_at, seed=seeds, **settings)
 
 
-def _start(sampler: PlanSampler, share: float) -> tuple[int, int]:
+def start_of(sampler: PlanSampler, share: float) -> tuple[int, int]:
     """The ``start_at`` of a share of the timesteps, and the timestep."""
     S = len(sampler.timesteps)
     position = S - max(1, math.floor(share * S + 0.5))
