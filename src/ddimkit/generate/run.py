@@ -70,7 +70,7 @@ def generate(
     """Draw the images of consecutive seeds into a folder; images that are there already are not drawn again.
 
     Any number of processes may work on one folder, with the same arguments but ``rank`` and ``device``. They need no connection:
-    the files are the only state. A process returns once all images are there, whoever drew them. It may be killed at any moment,
+    the files are the only state. A process returns once all images are there. It may be killed at any moment,
     and the same call goes on.
 
     Args:
