@@ -1,5 +1,6 @@
 """Schedules and models of diffusers as ours: the same numbers, and clear words for what has no equal."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, DynamicThreshold, NoiseSchedule, WeightsError
+from ddimkit.interop import _scheduler_config
 from ddimkit.interop.diffusers import from_pipeline, load_schedule
 from ddimkit.prediction import Clip
 from pipelines import autoencoder, conditional_unet, diffusers, embeddings, flow_transformer, seeded, stable_diffusion_3, unet
@@ -99,12 +101,53 @@ def test_schedulers_without_equal_are_named(config: dict[str, Any], says: str) -
         load_schedule(config)
 
 
+def test_options_left_over_from_another_class_are_passed_over() -> None:
+    left_over = {
+        "thresholding": True,
+        "rescale_betas_zero_snr": True,
+        "use_flow_sigmas": True,
+        "use_dynamic_shifting": True,
+        "invert_sigmas": True,
+        "shift_terminal": 0.1,
+        "snr_shift_scale": 3.0,
+        "timestep_type": "continuous",
+    }
+    for name, kind in vars(diffusers).items():
+        if not name.endswith("Scheduler") or name not in _scheduler_config._BETAS | _scheduler_config._FLOW:
+            continue
+        read = set(inspect.signature(kind.__init__).parameters)
+        assert {option for option, readers in _scheduler_config._READERS.items() if name in readers} == read & set(
+            _scheduler_config._READERS
+        )
+        config = {"_class_name": name}
+        passed_over = {option: value for option, value in left_over.items() if option not in read}
+        assert load_schedule({**config, **passed_over}).is_same(load_schedule(config))
+        assert _scheduler_config.clip_of({**config, **passed_over}) == _scheduler_config.clip_of(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "says"),
+    [
+        ({"_class_name": 5}, TypeError, "_class_name must be the name"),
+        ({"_class_name": ["DDIMScheduler"]}, TypeError, "_class_name must be the name"),
+        ({"_class_name": "SamplerScheduler", "_sampler": 3}, ValueError, "must be a mapping, got int"),
+        ({"_class_name": "SamplerScheduler"}, ValueError, "must be a mapping, got NoneType"),
+        ({"num_train_timesteps": 10**12}, ValueError, "num_train_timesteps=1000000000000"),
+        ({"num_train_timesteps": "1000"}, TypeError, "must be an integer"),
+        ({"prediction_type": ["epsilon"]}, ValueError, "prediction_type="),
+    ],
+)
+def test_values_of_wrong_types_are_named(config: dict[str, Any], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        load_schedule(config)
+
+
 def test_wrong_sources_of_a_schedule(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"scheduler_config\.json"):
         load_schedule(tmp_path)
     with pytest.raises(TypeError, match="got int"):
         load_schedule(3)
-    for text in ("no JSON", "[]"):
+    for text in ("no JSON", "[]", "[" * 100_000):
         (tmp_path / "scheduler_config.json").write_text(text)
         with pytest.raises(ValueError, match=r"scheduler_config\.json"):
             load_schedule(tmp_path)

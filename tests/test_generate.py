@@ -88,6 +88,8 @@ def test_blocks_hold_each_seed_once_and_shares_each_block_once(first: int, count
         (range(0, 8, 2), 4, ValueError),
         (range(-1, 3), 4, ValueError),
         (range(2**63, 2**63 + 1), 4, ValueError),
+        (range(2**63), 4, ValueError),
+        (range(10**12 + 1), 4, ValueError),
         (range(3), 0, ValueError),
         (range(3), 1.5, TypeError),
     ],
@@ -432,12 +434,18 @@ def test_a_damaged_manifest_is_refused(content: str, tmp_path: Path) -> None:
     [
         ({"rank": 2, "world_size": 2}, ValueError),
         ({"sampler": "ddim"}, TypeError),
+        ({"threads": 0}, ValueError),
+        ({"threads": 1.5}, TypeError),
+        ({"max_seconds": float("nan")}, ValueError),
+        ({"max_seconds": -1.0}, ValueError),
+        ({"max_seconds": "1"}, TypeError),
         ({"bundle": toy(sample_shape=(3,))}, ValueError),
     ],
 )
 def test_arguments_are_checked(settings: dict[str, Any], kind: type[Exception], tmp_path: Path) -> None:
-    with pytest.raises(kind):
-        made(tmp_path, **settings)
+    with pytest.raises(kind, match="rank|sampler|samples|threads|max_seconds"):
+        made(tmp_path / "new", **settings)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.promise(34)

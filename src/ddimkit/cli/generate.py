@@ -49,7 +49,7 @@ def generate(
     model: ModelOption = "mnist",
     seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds, one an image, as in 0-49999.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the images.")] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Samples of a call; part of what decides the last bits.")] = 256,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Samples of a call; another number can change the last bits.")] = 256,
     sampler: SamplerOption = "ddim",
     steps: StepsOption = None,
     timesteps: TimestepsOption = None,

@@ -7,6 +7,7 @@ from ddimkit._numbers import integer
 __all__ = ["Blocks"]
 
 _MOST_SEEDS = 2**63
+_MOST_IMAGES = 10**12
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Blocks:
 
     Raises:
         TypeError: seeds that are no range, or a batch that is no integer.
-        ValueError: no seeds, a step other than 1, seeds outside [0, 2^63), or a batch below 1.
+        ValueError: no seeds, a step other than 1, seeds outside [0, 2^63), more than 10^12 of them, or a batch below 1.
     """
 
     seeds: range
@@ -30,6 +31,8 @@ class Blocks:
             raise TypeError(f"seeds must be a range of consecutive seeds, as in range(50_000), got {self.seeds!r}")
         if self.seeds.step != 1 or not self.seeds or self.seeds[0] < 0 or self.seeds[-1] >= _MOST_SEEDS:
             raise ValueError(f"seeds must be consecutive and in [0, 2^63), one at least, as in range(50_000), got {self.seeds!r}")
+        if self.seeds.stop - self.seeds.start > _MOST_IMAGES:
+            raise ValueError(f"a folder holds at most {_MOST_IMAGES} images, got seeds {self.seeds!r}: cut them into several")
         object.__setattr__(self, "batch", integer(self.batch, "batch"))
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")

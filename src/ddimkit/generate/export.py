@@ -110,7 +110,7 @@ def export_adm(folder: str | Path, path: str | Path) -> int:
 
 
 def _allocate(scratch: IO[bytes], size: int) -> None:
-    """Take the space of a file now, where the system can: a full disk is an OSError here, and kills the process at a mapped page."""
+    """Take the space of a file now, where the system can: a full disk is an OSError here, and kills a process that maps pages."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(scratch.fileno(), 0, size)
 

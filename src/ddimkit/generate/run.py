@@ -70,7 +70,7 @@ def generate(
     """Draw the images of consecutive seeds into a folder; images that are there already are not drawn again.
 
     Any number of processes may work on one folder, with the same arguments but ``rank`` and ``device``. They need no connection:
-    the files are the only state. A process returns once all images are there, whoever drew them. It may be killed at any moment,
+    the files are the only state. A process returns once all images are there. It may be killed at any moment,
     and the same call goes on.
 
     Args:
@@ -112,7 +112,10 @@ def generate(
     blocks = Blocks(seeds, batch)
     where = model_device(bundle.model) if device is None else check_device(device)
     drawing = Drawing(bundle, sampler, where, extractor)
-    folder, end = _made(Path(folder)), None if max_seconds is None else began + number(max_seconds, "max_seconds")
+    end = None if max_seconds is None else began + _checked_seconds(max_seconds)
+    if threads is not None and integer(threads, "threads") < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    folder = _made(Path(folder))
     with fixed_arithmetic(_threads(folder, threads)):
         manifest = Manifest.of(drawing, blocks, torch.get_num_threads()).settle(folder, mixed_machines=mixed_machines)
         shards, own = Shards(folder, blocks, manifest.sha256), blocks.share(rank, world_size)
@@ -157,6 +160,13 @@ def _made(folder: Path) -> Path:
             return folder
     except OSError as error:
         raise OSError(error.errno, f"images cannot be written to {folder}: {error.strerror or error}") from error
+
+
+def _checked_seconds(value: float) -> float:
+    seconds = number(value, "max_seconds")
+    if not seconds >= 0:  # NaN too
+        raise ValueError(f"max_seconds must be at least 0, got {seconds}")
+    return seconds
 
 
 def _threads(folder: Path, threads: int | None) -> int:

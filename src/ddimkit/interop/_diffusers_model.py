@@ -187,7 +187,7 @@ def _part_folder(folder: Path) -> Path:
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(saved, Mapping):
         raise ValueError(f"{path} must hold a JSON object, got {type(saved).__name__}")

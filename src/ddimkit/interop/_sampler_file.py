@@ -40,12 +40,14 @@ def _described(schedule: NoiseSchedule) -> dict[str, Any]:
     return {"signal": schedule.signal.tolist(), "noise": schedule.noise.tolist()}
 
 
-def restore(saved: Mapping[str, Any]) -> PlanSampler:
+def restore(saved: object) -> PlanSampler:
     """What :func:`describe` gave, as a sampler.
 
     Raises:
         ValueError: no description of a sampler, or one that this version cannot read.
     """
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"the description of a sampler must be a mapping, got {type(saved).__name__}")
     if (saved.get("format"), saved.get("schema")) != (_FORMAT, _SCHEMA):
         raise ValueError(
             f"a sampler of format {_FORMAT}, schema {_SCHEMA}, is wanted, got {saved.get('format')!r}, {saved.get('schema')!r}"
@@ -58,5 +60,5 @@ def restore(saved: Mapping[str, Any]) -> PlanSampler:
         if kind == _TABLE:
             return PlanSampler.from_plan(schedule, Plan.from_dict(settings.pop("plan")), **settings)
         return _CLASSES[kind](schedule, **settings)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"the saved sampler cannot be read: {error}") from error

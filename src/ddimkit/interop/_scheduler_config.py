@@ -73,9 +73,37 @@ _SCALED_LINEAR = frozenset({"LCMScheduler", "TCDScheduler"})
 _WITHOUT_EQUAL: dict[str, tuple[object, ...]] = {
     "invert_sigmas": (None, False),
     "shift_terminal": (None, 0, False),
-    "snr_shift_scale": (None, 1),
     "timestep_type": (None, "discrete"),
 }
+
+_MULTISTEP = frozenset(
+    {
+        "DEISMultistepScheduler",
+        "DPMSolverMultistepInverseScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "SASolverScheduler",
+        "UniPCMultistepScheduler",
+    }
+)
+_DDIM_AND_LIKE = frozenset({*_DDPM, "DDIMScheduler", "DDIMParallelScheduler", "LCMScheduler", "TCDScheduler"})
+_SHIFTED_FLOW = frozenset({"FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler"})
+_EULER = frozenset({"EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"})
+
+# The classes that read an option. In the configuration of another class it is left over, and that class passes it over.
+_READERS: dict[str, frozenset[str]] = {
+    "invert_sigmas": _SHIFTED_FLOW,
+    "rescale_betas_zero_snr": _DDIM_AND_LIKE
+    | _EULER
+    | {"DDIMInverseScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"},
+    "shift_terminal": _SHIFTED_FLOW | {"UniPCMultistepScheduler"},
+    "thresholding": _DDIM_AND_LIKE | _MULTISTEP,
+    "timestep_type": frozenset({"EulerDiscreteScheduler"}),
+    "use_dynamic_shifting": _SHIFTED_FLOW | _MULTISTEP - {"DPMSolverMultistepInverseScheduler", "SASolverScheduler"},
+    "use_flow_sigmas": _MULTISTEP,
+}
+
+_MOST_TIMESTEPS = 1_000_000
 
 _PREDICTIONS: dict[object, Prediction] = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
 
@@ -105,7 +133,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         raise FileNotFoundError(f"{path} holds no {_FILE}, and neither does its folder scheduler")
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read as JSON: {error}") from error
     if not isinstance(saved, Mapping):
         raise ValueError(f"{file} must hold a JSON object, got {type(saved).__name__}")
@@ -114,13 +142,21 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
 def _named(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration with a class's name; schedulers made in Python keep none in theirs."""
-    assumed = "FlowMatchEulerDiscreteScheduler" if "shift" in config else "DDIMScheduler"
-    return {"_class_name": assumed, **config}
+    flow = "DPMSolverMultistepScheduler" if config.get("use_flow_sigmas") else "DDIMScheduler"
+    found = {"_class_name": "FlowMatchEulerDiscreteScheduler" if "shift" in config else flow, **config}
+    if not isinstance(found["_class_name"], str):
+        raise TypeError(f"_class_name must be the name of a scheduler's class, got {found['_class_name']!r:.80}")
+    return found
+
+
+def _option(config: Mapping[str, Any], name: str) -> Any:
+    """An option; None where the class does not read it."""
+    return config.get(name) if config["_class_name"] in _READERS[name] else None
 
 
 def is_flow(config: Mapping[str, Any]) -> bool:
     """Whether the path is the straight one, and the network is given 1000·σ."""
-    return config["_class_name"] in _FLOW or bool(config.get("use_flow_sigmas"))
+    return config["_class_name"] in _FLOW or bool(_option(config, "use_flow_sigmas"))
 
 
 def schedule_of(config: Mapping[str, Any], mu: float | None = None) -> NoiseSchedule:
@@ -134,15 +170,17 @@ def schedule_of(config: Mapping[str, Any], mu: float | None = None) -> NoiseSche
         hint = ": ddimkit.interop.conventions.from_sigma_model takes models of that kind" if name.startswith("EDM") else ""
         raise ValueError(f"the scheduler {name} has no equal here{hint}")
     for option, harmless in _WITHOUT_EQUAL.items():
-        if config.get(option) not in harmless:
+        if _option(config, option) not in harmless:
             raise ValueError(f"{name} has {option}={config[option]!r}, which has no equal here")
     total = check_count(config.get("num_train_timesteps", 1000))
+    if total > _MOST_TIMESTEPS:
+        raise ValueError(f"{name} has num_train_timesteps={total}, and at most {_MOST_TIMESTEPS} are read")
     if is_flow(config):
         return _straight_path(config, total, mu)
     if mu is not None:
         raise ValueError(f"mu is the shift of flow-matching schedulers with use_dynamic_shifting, got mu={mu} for {name}")
     schedule = _schedule_of_betas(config, total)
-    return schedule.zero_terminal_snr() if config.get("rescale_betas_zero_snr") else schedule
+    return schedule.zero_terminal_snr() if _option(config, "rescale_betas_zero_snr") else schedule
 
 
 def _straight_path(config: Mapping[str, Any], total: int, mu: float | None) -> NoiseSchedule:
@@ -157,7 +195,7 @@ def _straight_path(config: Mapping[str, Any], total: int, mu: float | None) -> N
 
 def _shift(config: Mapping[str, Any], mu: float | None) -> float:
     """The factor k of the path; from mu where the scheduler shifts by the size of the image."""
-    if not config.get("use_dynamic_shifting"):
+    if not _option(config, "use_dynamic_shifting"):
         if mu is not None:
             raise ValueError(f"mu is for schedulers with use_dynamic_shifting=True, got mu={mu}")
         name = "shift" if config["_class_name"] in _FLOW else "flow_shift"
@@ -220,7 +258,7 @@ def prediction_of(config: Mapping[str, Any]) -> Prediction:
     if config["_class_name"] in _FLOW:
         return "flow"
     kind = config.get("prediction_type", "epsilon")
-    if kind not in _PREDICTIONS:
+    if not isinstance(kind, str) or kind not in _PREDICTIONS:
         raise ValueError(f"{config['_class_name']} has prediction_type={kind!r}, which has no equal here")
     return _PREDICTIONS[kind]
 
@@ -228,7 +266,7 @@ def prediction_of(config: Mapping[str, Any]) -> Prediction:
 def clip_of(config: Mapping[str, Any]) -> Clip:
     """How x0_hat is clipped, by the options that the scheduler's class reads."""
     name = config["_class_name"]
-    if name not in _FLOW and config.get("thresholding", False):
+    if _option(config, "thresholding"):
         quantile, most = config.get("dynamic_thresholding_ratio", 0.995), config.get("sample_max_value", 1.0)
         return DynamicThreshold(number(quantile, "dynamic_thresholding_ratio"), number(most, "sample_max_value"))
     if name not in _CLIPS_BY_DEFAULT | _MAY_CLIP or not config.get("clip_sample", name in _CLIPS_BY_DEFAULT):

@@ -86,7 +86,7 @@ class _Settings:
 def _settings(config: Mapping[str, Any], mu: float | None) -> _Settings:
     if config["_class_name"] == "SamplerScheduler":
         # Our own, of diffusers_scheduler.py, which keeps a whole sampler.
-        sampler = restore(config["_sampler"])
+        sampler = restore(config.get("_sampler"))
         halves: Halves = "first" if sampler.coefficients.plan.c_max is None else "all"
         return _Settings(sampler.schedule, sampler.prediction, sampler.clip, halves, is_straight(sampler.schedule))
     schedule = schedule_of(config, mu)

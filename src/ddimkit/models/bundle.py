@@ -112,7 +112,7 @@ class ModelBundle:
     def guided(
         self, scale: float, *, interval: tuple[int, int] | None = None, rescale: float = 0.0, stacked: bool = True
     ) -> "ModelBundle":
-        """The same with :func:`~ddimkit.guidance.classifier_free` guidance away from :attr:`unconditional`.
+        """The same with :func:`~ddimkit.guidance.classifier_free` guidance away from ``unconditional``.
 
         Args:
             scale: w; 1 is the model itself.
@@ -132,7 +132,7 @@ class ModelBundle:
         return replace(self, model=guided)
 
     def model_kwargs(self, seeds: Sequence[int], device: torch.device | str | None = None) -> dict[str, Any]:
-        """The model's further arguments for samples of some seeds; empty where the bundle has no :attr:`conditions`.
+        """The model's further arguments for samples of some seeds; empty where the bundle has no ``conditions``.
 
         Args:
             seeds: one a sample.
@@ -148,7 +148,7 @@ class ModelBundle:
         return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in given.items()}
 
     def decoded(self, x: Tensor, batch_size: int | None = None) -> Tensor:
-        r"""Images of what the model draws: ``decode(x)``, or x itself where the bundle has no :attr:`decode`. Differentiable.
+        r"""Images of what the model draws: ``decode(x)``, or x itself where the bundle has no ``decode``. Differentiable.
 
         Args:
             x: (B, \*) what a sampler drew.

@@ -13,7 +13,7 @@ from ddimkit._numbers import number, sizes
 __all__ = ["Conditions", "Decode", "check_conditions", "check_images", "describe_labels", "latent_decoder", "seed_labels"]
 
 Conditions = Callable[[Sequence[int]], Mapping[str, Any]]
-"""Seeds, one a sample, to the model's further arguments: tensors with the batch first, and what all samples share."""
+"""A function of seeds, one a sample, that gives the model's further arguments. Tensors have the batch first."""
 
 Decode = Callable[[Tensor], Tensor]
 r"""Latents (B, \*) to images (B, \*)."""

@@ -145,7 +145,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     """The JSON object of a file, or a WeightsError that names the file."""
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(saved, Mapping):
         raise WeightsError(f"{path} must hold a JSON object, got {type(saved).__name__}")
