@@ -67,7 +67,7 @@ class Verification:
 
     @property
     def good(self) -> bool:
-        """Whether all images are sound, and the blocks drawn again are the same: to the byte unless several machines are involved."""
+        """Whether all images are sound, and the blocks drawn again are the same: to the byte if one machine is involved."""
         same = all(found.mean <= _NEAR if self.elsewhere else found.share == 0 for found in self.redrawn)
         return self.images == self.asked and not self.damaged and same
 
