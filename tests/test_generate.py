@@ -443,7 +443,7 @@ def test_a_damaged_manifest_is_refused(content: str, tmp_path: Path) -> None:
     ],
 )
 def test_arguments_are_checked(settings: dict[str, Any], kind: type[Exception], tmp_path: Path) -> None:
-    with pytest.raises(kind, match="rank|sampler|samples|threads|max_seconds"):
+    with pytest.raises(kind, match=r"rank|sampler|samples|threads|max_seconds"):
         made(tmp_path / "new", **settings)
     assert not (tmp_path / "new").exists()
 
