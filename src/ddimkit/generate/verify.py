@@ -67,7 +67,7 @@ class Verification:
 
     @property
     def good(self) -> bool:
-        """Whether all images are there and sound, and blocks drawn again are the same: to the byte where one machine did both."""
+        """Whether all images are there and sound, and blocks drawn again are the same, to the byte where one machine did both."""
         same = all(found.mean <= _NEAR if self.elsewhere else found.share == 0 for found in self.redrawn)
         return self.images == self.asked and not self.damaged and same
 
