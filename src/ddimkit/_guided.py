@@ -240,12 +240,13 @@ class ClassifierGuided(Guided):
             if not isinstance(found, Tensor) or found.shape != x.shape[:1] or not found.requires_grad:
                 said = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
                 raise ValueError(f"log_probability must give ({len(x)},), differentiable by torch in x, got {said}")
-            (gradient,) = torch.autograd.grad(found.sum(), place, allow_unused=True)
-            if gradient is None:
+            gradients: Any = torch.autograd.grad(found.sum(), place, allow_unused=True)  # torch's types know no None
+            if gradients[0] is None:
                 raise ValueError(
                     f"log_probability must give ({len(x)},), differentiable by torch in x, got a value that does not depend on x"
                 )
-        return gradient.to(work_dtype(x))
+        gradient: Tensor = gradients[0].to(work_dtype(x))
+        return gradient
 
 
 def signal_after(plan: Plan, schedule: NoiseSchedule) -> FloatArray:
