@@ -40,6 +40,7 @@ class ConsistencySampler(PlanSampler):
     Raises:
         TypeError: a setting of the wrong kind.
         ValueError: a setting out of range; both or neither of ``steps`` and ``timesteps``; epsilon prediction at zero SNR.
+
     >>> from ddimkit import NoiseSchedule
     >>> ConsistencySampler(NoiseSchedule.linear(), steps=4).nfe
     4

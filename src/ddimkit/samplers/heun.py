@@ -18,6 +18,7 @@ so is no part of it: ``DDIMSampler(eta=...)`` and DPM-Solver++ for the SDE add n
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -42,6 +43,7 @@ class HeunSampler(PlanSampler):
     Raises:
         TypeError: a setting of the wrong kind.
         ValueError: a setting out of range; both or neither of ``steps`` and ``timesteps``; epsilon prediction at zero SNR.
+
     >>> from ddimkit import NoiseSchedule
     >>> HeunSampler(NoiseSchedule.linear(), steps=5).nfe
     9
@@ -55,12 +57,15 @@ class HeunSampler(PlanSampler):
     def plan(self) -> Plan:
         """The table: an Euler row and its correction for each step but the last."""
         levels, times = Levels.of(self.schedule, self.timesteps), list(self.timesteps)
-        t, t_next, rows = list[int](), list[int | None](), list[tuple[float, float, float]]()
-        for k in range(len(times) - 1):
+        places, rows = list[tuple[int, int | None]](), list[tuple[float, float, float]]()
+        for k, (t, landed) in enumerate(pairwise(times)):
             s, n, s_next, n_next = levels.s[k], levels.n[k], levels.s_next[k], levels.n_next[k]
-            t, t_next, rows = [*t, times[k]], [*t_next, times[k + 1]], [*rows, (n_next / n, s_next - s * n_next / n, 0.0)]
+            places.append((t, landed))
+            rows.append((n_next / n, s_next - s * n_next / n, 0.0))
             if s > 0:
                 weight = s_next * (n / s * s_next / n_next - 1) / 2
-                t, t_next, rows = [*t, times[k + 1]], [*t_next, times[k + 1]], [*rows, (1.0, weight, -weight)]
+                places.append((landed, landed))
+                rows.append((1.0, weight, -weight))
+        t, t_next = zip(*places, (times[-1], None), strict=True)
         table = np.array([*rows, (0.0, 1.0, 0.0)])
-        return Plan((*t, times[-1]), (*t_next, None), table[:, 0], table[:, 1:], np.zeros(len(table)))
+        return Plan(t, t_next, table[:, 0], table[:, 1:], np.zeros(len(table)))
