@@ -73,15 +73,13 @@ class TheirUNet(nn.Module):
         return SimpleNamespace(sample=self.network(x, t.to(x.device, torch.int64).expand(len(x))))
 
 
-def their_row(unet: TheirUNet, name: str, settings: dict[str, Any], calls: int) -> Row | None:
-    """A scheduler of diffusers in its pipeline; None where it has no such number of calls."""
+def their_row(unet: TheirUNet, name: str, settings: dict[str, Any], calls: int) -> Row:
+    """A scheduler of diffusers in its pipeline. Heun's has two calls a step and one in the last: an odd number, as large at least."""
     import diffusers
 
     kinds: Any = diffusers
     scheduler = getattr(kinds, THEIRS[name][0])(beta_start=1e-4, beta_end=0.02, prediction_type="v_prediction", **settings)
-    if name == "Heun" and not calls % 2:
-        return None  # two calls a step, one in the last
-    steps = (calls + 1) // 2 if name == "Heun" else calls
+    steps = calls // 2 + 1 if name == "Heun" else calls
     if name in ("DDIM", "DDPM"):
         pipe = getattr(kinds, f"{name}Pipeline")(unet=unet, scheduler=scheduler)
         pipe.scheduler = scheduler
@@ -96,7 +94,7 @@ def their_row(unet: TheirUNet, name: str, settings: dict[str, Any], calls: int) 
         def draw(first: int, count: int) -> Tensor:
             return loop(unet, scheduler, steps, first, count, noisy=name in TAKE_NOISE)
 
-    return Row(calls, draw)
+    return Row(2 * steps - 1 if name == "Heun" else steps, draw)
 
 
 @torch.no_grad()
@@ -128,9 +126,8 @@ def contenders(bundle: ModelBundle, calls: Sequence[int], device: torch.device) 
     for name, (_, tried) in THEIRS.items():
         for number, settings in enumerate(tried):
             for count in calls:
-                row = their_row(unet, name, settings, count + 1 - count % 2 if name == "Heun" else count)
-                if row is not None:
-                    found[f"diffusers: {name}{'abc'[number] if len(tried) > 1 else ''}-{row.calls}"] = row
+                row = their_row(unet, name, settings, count)
+                found[f"diffusers: {name}{'abc'[number] if len(tried) > 1 else ''}-{row.calls}"] = row
     samplers: list[PlanSampler] = [*shipped_tables(bundle.name)]
     for count in calls:
         samplers += [

@@ -85,6 +85,7 @@ class _Path:
     seeds: tuple[int, ...]
     time: FloatArray
     known: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    keys: dict[torch.device, Tensor] = field(default_factory=dict[torch.device, Tensor])
 
     def increment(self, start: int, end: int, like: Tensor) -> Tensor:
         """The standard normal increment from one place to another."""
@@ -113,5 +114,7 @@ class _Path:
 
     def normal(self, draw: int, like: Tensor, stream: int = STREAM_BROWNIAN) -> Tensor:
         """A keyed standard normal of like's shape."""
-        keys, draws = (torch.tensor(v, dtype=torch.int64, device=like.device) for v in (list(self.seeds), [draw]))
-        return keyed_normal(keys, draws, like.shape[1:], stream=stream)[0].to(work_dtype(like))
+        if like.device not in self.keys:
+            self.keys[like.device] = torch.tensor(self.seeds, dtype=torch.int64, device=like.device)
+        draws = torch.full((1,), draw, dtype=torch.int64, device=like.device)
+        return keyed_normal(self.keys[like.device], draws, like.shape[1:], stream=stream)[0].to(work_dtype(like))

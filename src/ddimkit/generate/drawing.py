@@ -1,6 +1,5 @@
 """One block, drawn: seeds to bytes, with the conditions that follow from the seeds."""
 
-import hashlib
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,17 +65,6 @@ class Drawing:
             _labels(given, count),
             None if self.extractor is None else _half(self.extractor, images)[:count],
         )
-
-    def conditions_sha256(self, blocks: Blocks) -> str | None:
-        """Hash of the conditions of the first and the last block; None where there are none."""
-        digest, given = hashlib.sha256(), [self.bundle.model_kwargs(blocks.padded(block)) for block in (0, len(blocks) - 1)]
-        for name, value in [item for part in given for item in sorted(part.items())]:
-            digest.update(
-                f"{name} {value.dtype} {tuple(value.shape)}".encode() if isinstance(value, Tensor) else f"{name}={value!r}".encode()
-            )
-            if isinstance(value, Tensor):
-                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest() if any(given) else None
 
 
 def _labels(given: Mapping[str, Any], count: int) -> NDArray[np.int64] | None:

@@ -6,7 +6,6 @@ import os
 import secrets
 import struct
 import tempfile
-import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +20,6 @@ from ddimkit.generate.shards import Shard, Shards, sync_folder, write_durably
 
 __all__ = ["check_target", "export_adm", "export_images", "open_shards", "shuffled"]
 
-_CHUNK = 1024
-"""Images copied at once."""
 
 _MARK = "configuration"
 """The file in a folder of pictures that holds the hash of their configuration."""
@@ -130,19 +127,11 @@ def check_target(path: str | Path) -> None:
 
 
 def _write_archive(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> None:
-    """An uncompressed ``.npz`` of images, copied part by part, and labels."""
+    """An uncompressed ``.npz`` of images and labels; NumPy copies memory-mapped images part by part."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("xb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for name, value in (("arr_0", images), ("arr_1", labels)):
-                    if value is None:
-                        continue
-                    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                        header = {"descr": np.lib.format.dtype_to_descr(value.dtype), "fortran_order": False, "shape": value.shape}
-                        np.lib.format.write_array_header_1_0(member, header)
-                        for first in range(0, len(value), _CHUNK):
-                            member.write(np.ascontiguousarray(value[first : first + _CHUNK]).data)
+            np.savez(file, images, *([] if labels is None else [labels]))  # as arr_0 and arr_1
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -62,7 +62,7 @@ class Manifest:
             "plan": sampler.plan().to_dict(),
             "prediction": sampler.prediction,
             "clip": asdict(clip) if isinstance(clip, DynamicThreshold) else clip,
-            "conditions_sha256": drawing.conditions_sha256(blocks),
+            "conditions_sha256": bundle.conditions_sha256([*blocks.padded(0), *blocks.padded(len(blocks) - 1)]),
             "features": None if extractor is None else {"name": extractor.name, "sha256": extractor.sha256},
             "seeds": [blocks.seeds[0], blocks.seeds[-1]],
             "images": len(blocks.seeds),

@@ -72,8 +72,9 @@ class Learner:
     """Corrections of one template, learned by natural gradients on batches of fresh seeds.
 
     A step goes along the columns of a basis, each of which changes what the model draws by nearly as much, see
-    :mod:`~ddimkit.learning._metric`. The basis is measured at the template, before the first step. Along each column Adam steps.
-    A share of the mean second moment of all columns keeps a column that hardly matters from moving as far as the others.
+    :mod:`~ddimkit.learning._metric`. The basis is measured at the template, before the first step. Adam runs on the coordinates
+    along these columns. A share of the mean second moment of all columns keeps a column that hardly matters from moving as far as
+    the others.
 
     Args:
         template: where it begins.

@@ -200,12 +200,16 @@ class ModelBundle:
         with torch.no_grad():
             return self.decoded(x, batch_size)
 
-    def conditions_sha256(self) -> str | None:
-        """Hash of the conditions of the first seeds, by which results of other conditions are told; None where there are none."""
+    def conditions_sha256(self, seeds: Sequence[int] = _HASHED_SEEDS) -> str | None:
+        """Hash of the conditions of some seeds, by which results of other conditions are told; None where there are none.
+
+        Args:
+            seeds: whose conditions; the first sixteen by default.
+        """
         if self.conditions is None:
             return None
         digest = hashlib.sha256()
-        for name, value in sorted(self.model_kwargs(_HASHED_SEEDS).items()):
+        for name, value in sorted(self.model_kwargs(seeds).items()):
             said = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
             digest.update(f"{name} {said}".encode())
             digest.update(_bytes_of(value) if isinstance(value, Tensor) else b"")
