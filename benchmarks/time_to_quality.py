@@ -74,7 +74,7 @@ class TheirUNet(nn.Module):
 
 
 def their_row(unet: TheirUNet, name: str, settings: dict[str, Any], calls: int) -> Row:
-    """A scheduler of diffusers in its pipeline. Heun's has two calls a step and one in the last: an odd number, as large at least."""
+    """A scheduler of diffusers in its pipeline; Heun's has an odd number of calls, one more than an even one that is wanted."""
     import diffusers
 
     kinds: Any = diffusers

@@ -42,6 +42,7 @@ from ddimkit.learning import (
 )
 from ddimkit.learning._learner import Drawing, Learner
 from ddimkit.learning._memory import activation_bytes
+from ddimkit.learning._metric import whitening
 from ddimkit.learning._run import LearningRun, rungs
 from ddimkit.learning._table import Corrections, walk_rows
 from ddimkit.learning.kernel import Part
@@ -438,6 +439,46 @@ def test_a_step_along_any_column_of_the_basis_moves_the_images_as_far() -> None:
     assert gram.diagonal()[1:] == pytest.approx(1, abs=0.35)  # the first combination changes nothing
     assert gram[0, 0] < 1e-3
     assert np.abs(gram - np.diag(gram.diagonal())).max() < 0.3
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_a_step_is_as_long_whatever_the_number_of_coefficients(steps: int) -> None:
+    """In the basis a first step of Adam has nearly the learning rate's length, and the averaged numbers are those of it."""
+    rate, learner = 0.05, Learner(ddim(steps), 0.05, 1000)
+    learner.learn(TEACHER, Drawing(BUNDLE, torch.device("cpu"), 0, 64, 1, recompute=False))
+    step = torch.linalg.solve(learner.basis, learner.theta[learner.corrections.free])
+    assert 0.4 * rate < float(step.norm()) <= rate
+    assert torch.equal(learner.average, learner.theta)
+
+
+def test_averaged_numbers_weight_step_k_by_about_its_cube() -> None:
+    learner, drawing = Learner(ddim(2), 0.05, 50), Drawing(BUNDLE, torch.device("cpu"), 0, 32, 1, recompute=False)
+    seen = list[Tensor]()
+    for _ in range(20):
+        learner.learn(TEACHER, drawing)
+        seen.append(learner.theta.clone())
+    weights = torch.tensor([float(k * (k + 1) * (k + 2)) for k in range(1, 21)], dtype=torch.float64)
+    mean = torch.einsum("k,kij->ij", weights / weights.sum(), torch.stack(seen))
+    torch.testing.assert_close(learner.average, mean, rtol=1e-9, atol=1e-12)
+
+
+def test_numbers_of_a_table_of_the_bundled_model_compensate_one_another() -> None:
+    """What the documentation says of it: some combinations change an image a thousand times as much as others."""
+    mnist = load_pretrained("mnist")
+    corrections = Corrections(mnist.sampler(DPMSolverPPSampler, steps=5, order=3))
+    run = prepare(
+        PlanSampler.from_plan(mnist.schedule, corrections.plan, prediction="v").coefficients,
+        mnist.model,
+        Arguments((4, *mnist.sample_shape), (0, 1, 2, 3)),
+    )
+
+    def draw(values: Tensor) -> Tensor:
+        with torch.no_grad():
+            return walk_rows(corrections.rows(corrections.spread(values), run.x), run, recompute=False)
+
+    basis = whitening(draw, torch.zeros(20, dtype=torch.float64))
+    lengths = (1 / basis.norm(dim=0).square() - 0.01).clamp_min(0).sqrt()  # the columns are 1 over the root of w + 0.01
+    assert float(lengths.max()) > 1000 * float(lengths.min())
 
 
 def test_images_that_do_not_follow_the_numbers_are_refused() -> None:
