@@ -23,6 +23,7 @@ from torch import Tensor
 import generate_page
 from ddimkit import DDIMKitError, DDIMSampler, DDPMSampler, ModelBundle, UNet, UNetConfig, WeightsError
 from ddimkit.generate import (
+    ROUNDING,
     Blocks,
     Generated,
     Manifest,
@@ -276,6 +277,15 @@ def test_a_folder_of_another_configuration_is_refused(change: dict[str, Any], sa
     made(tmp_path)
     with pytest.raises(ValueError, match=said):
         made(tmp_path, **change)
+
+
+def test_the_manifest_names_what_decides_the_bytes(tmp_path: Path) -> None:
+    made(tmp_path)
+    found = Manifest.load(tmp_path).configuration
+    assert found["rounding"] == ROUNDING == "round(127.5 * (x + 1)), halves to even, clamped to 0..255"
+    assert found["noise"] == toy().sampler(DDIMSampler, steps=3).record()["noise"]
+    values = torch.tensor([-2.0, -1.0, 0.0, 2 / 255, 1.0, 3.0]).reshape(1, 1, 1, 6)
+    assert to_bytes(values).flatten().tolist() == [0, 0, 128, 128, 255, 255]  # 127.5 and 128.5: both to the even 128
 
 
 def test_a_folder_of_other_weights_is_refused(tmp_path: Path) -> None:

@@ -3,13 +3,19 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from ddimkit import DDIMSampler, load_pretrained, preset
 from ddimkit.generate import Manifest, open_shards
+from ddimkit.models.conditions import seed_labels
+from ddimkit.quality.features import to_bytes
+from probes import smooth
+from studies import toy
 
 pytest.importorskip("typer")
 pytest.importorskip("rich")
@@ -25,9 +31,15 @@ from probes import smooth
 def labelled(x, t, labels):
     return smooth(x, t) + labels.reshape(-1, 1, 1, 1) / 10
 
-bundle, other, classes = toy(smooth), toy(smooth, name="other"), toy(labelled)
+bundle, other = toy(smooth), toy(smooth, name="other")
+classes = toy(labelled, unconditional={"labels": 3})
 evaluator = toy_evaluator()
 """
+
+
+def labelled(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+    return smooth(x, t) + labels.reshape(-1, 1, 1, 1) / 10
+
 
 Run = Callable[..., tuple[int | str | None, str, str]]
 
@@ -121,6 +133,16 @@ def test_labels_follow_from_the_seeds(run: Run) -> None:
     assert labels is not None
     assert labels.tolist() == [15 % 3, 16 % 3]
     assert run("--verify", "images", "--device", "cpu", *labelled)[0] == 0
+
+
+def test_guidance_draws_what_the_guided_bundle_draws(run: Run, tmp_path: Path) -> None:
+    assert run(*DRAW, "--model", "generated:classes", "--labels", "3", "--guidance", "2")[0] == 0
+    bundle = replace(toy(labelled), conditions=seed_labels(3), unconditional={"labels": 3})
+    for scale, same in ((2.0, True), (1.0, False)):
+        drawn = bundle.guided(scale).draw(bundle.sampler(DDIMSampler, steps=3), range(3, 7))
+        wanted = to_bytes(drawn).permute(0, 2, 3, 1).numpy()
+        assert np.array_equal(open_shards(tmp_path / "images").read(0).images, wanted) is same
+    assert "unconditional" in str(run("--seeds", "3-6", *MINE, "--guidance", "2")[0])
 
 
 def test_ranks_share_the_work(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
