@@ -5,6 +5,8 @@ import io
 import json
 import os
 import random
+import signal
+import sys
 import threading
 import time
 import zipfile
@@ -277,6 +279,34 @@ def test_a_folder_of_another_configuration_is_refused(change: dict[str, Any], sa
     made(tmp_path)
     with pytest.raises(ValueError, match=said):
         made(tmp_path, **change)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks on bytes of a file, and no fork")
+def test_a_claim_of_another_process_is_told_without_waiting(tmp_path: Path) -> None:
+    ready, go_on = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(ready[1], b"1" if Claims(tmp_path / "claims").take(0) else b"0")
+        os.read(go_on[0], 1)
+        os._exit(0)
+
+    def late(*_: object) -> None:
+        raise TimeoutError("the claim waits for the other process")
+
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        assert os.read(ready[0], 1) == b"1"
+        signal.alarm(5)
+        claims = Claims(tmp_path / "claims")
+        assert not claims.take(0)
+        assert claims.take(1)
+        os.write(go_on[1], b"1")
+        os.waitpid(child, 0)
+        assert claims.take(0)  # the system gave it back
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        os.close(go_on[1])
 
 
 def test_the_manifest_names_what_decides_the_bytes(tmp_path: Path) -> None:

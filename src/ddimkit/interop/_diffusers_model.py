@@ -1,6 +1,5 @@
 """Models of diffusers as ``model(x, t)``: by class, what they are given for t, and what a sample's shape is."""
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ from ddimkit.errors import DDIMKitError, WeightsError
 from ddimkit.interop._scheduler_config import Halves
 from ddimkit.models.diffusers_names import listed_shards
 from ddimkit.schedule import FloatArray
+from ddimkit.weights._json import read_json_object
 
 __all__ = ["DiffusersModel", "check_class", "load_model", "part_of", "shape_of"]
 
@@ -156,7 +156,7 @@ def load_model(folder: Path, variant: str | None) -> nn.Module:
     config = folder / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"{folder} holds neither a model's config.json nor a pipeline's model_index.json")
-    name = _read(config).get("_class_name")
+    name = read_json_object(config, ValueError).get("_class_name")
     if name not in _DIVISORS:
         raise ValueError(f"{config} is of the class {name!r}; those known here are {', '.join(sorted(_DIVISORS))}")
     kind = getattr(_library(), str(name))
@@ -173,7 +173,7 @@ def load_model(folder: Path, variant: str | None) -> nn.Module:
 
 def _part_folder(folder: Path) -> Path:
     """The folder of the model of a pipeline's folder."""
-    index = _read(folder / "model_index.json")
+    index = read_json_object(folder / "model_index.json", ValueError)
     found = [name for name in (*_PARTS, *_MORE_PARTS) if isinstance(entry := index.get(name), list) and any(entry)]
     if len(found) != 1 or found[0] not in _PARTS:
         kind = index.get("_class_name")
@@ -182,16 +182,6 @@ def _part_folder(folder: Path) -> Path:
             "give the folder of one model, and scheduler="
         )
     return folder / found[0]
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(saved, Mapping):
-        raise ValueError(f"{path} must hold a JSON object, got {type(saved).__name__}")
-    return cast("Mapping[str, Any]", saved)
 
 
 def _check_weights(folder: Path, variant: str | None) -> None:

@@ -3,7 +3,6 @@ r"""What the configuration of a diffusers scheduler says of the model: noise sch
 How many steps a scheduler takes, where, and with how much noise is not read: that is a sampler's own.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from ddimkit._numbers import check_count, number
 from ddimkit.prediction import Clip, DynamicThreshold, Prediction
 from ddimkit.schedule import FloatArray, NoiseSchedule
+from ddimkit.weights._json import read_json_object
 
 __all__ = [
     "Halves",
@@ -131,13 +131,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     file = next((place for place in places if place.is_file()), None)
     if file is None:
         raise FileNotFoundError(f"{path} holds no {_FILE}, and neither does its folder scheduler")
-    try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(saved, Mapping):
-        raise ValueError(f"{file} must hold a JSON object, got {type(saved).__name__}")
-    return saved
+    return read_json_object(file, ValueError)
 
 
 def _named(config: Mapping[str, Any]) -> Mapping[str, Any]:

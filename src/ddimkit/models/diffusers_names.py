@@ -1,6 +1,5 @@
 """The names of diffusers' ``UNet2DModel``, in which the published DDPM checkpoints are kept, for the reference UNet."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ddimkit.errors import WeightsError
 from ddimkit.models.unet_config import UNetConfig
+from ddimkit.weights._json import read_json_object
 
 __all__ = ["read_unet", "rename_unet_weights", "unet_config"]
 
@@ -131,7 +131,7 @@ def read_unet(folder: str | Path, variant: str | None = None) -> tuple[UNetConfi
     folder = Path(folder)
     if not (folder / "config.json").exists() and (folder / "unet" / "config.json").exists():
         folder = folder / "unet"
-    config = unet_config(_read_json(folder / "config.json"))
+    config = unet_config(read_json_object(folder / "config.json"))
     weights = dict[str, Tensor]()
     for path in _weight_files(folder, variant):
         try:
@@ -139,17 +139,6 @@ def read_unet(folder: str | Path, variant: str | None = None) -> tuple[UNetConfi
         except (SafetensorError, FileNotFoundError) as error:
             raise WeightsError(f"{path} does not hold the weights of its config.json: {error}") from error
     return config, rename_unet_weights(weights)
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    """The JSON object of a file, or a WeightsError that names the file."""
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(saved, Mapping):
-        raise WeightsError(f"{path} must hold a JSON object, got {type(saved).__name__}")
-    return saved
 
 
 def _weight_files(folder: Path, variant: str | None) -> list[Path]:
@@ -169,7 +158,7 @@ def _weight_files(folder: Path, variant: str | None) -> list[Path]:
 
 def listed_shards(index: Path) -> list[Path]:
     """The files that an index of shards lists; only files beside it."""
-    listed = _read_json(index).get("weight_map")
+    listed = read_json_object(index).get("weight_map")
     names = sorted(set(map(str, listed.values()))) if isinstance(listed, Mapping) else []
     wrong = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
     if wrong or not names:
