@@ -1,4 +1,4 @@
-"""The models that :mod:`ddimkit.guidance` makes: what is asked of which model, and how the outputs become one."""
+"""The models that :mod:`ddimkit.guidance` makes: which model is called with what, and how the outputs are combined."""
 
 import json
 import math

@@ -10,7 +10,7 @@ prediction type.
 ================================ ===================================================== ========================================
 function                         better and worse                                      scale
 ================================ ===================================================== ========================================
-:func:`classifier_free`          with the conditions, and without or with others       w; Ho and Salimans' own w is this less 1
+:func:`classifier_free`          with the conditions, and without or with others       w, which is 1 + w in Ho and Salimans
 :func:`cfg_plus_plus`            the same                                              λ·s′/b₀, one for each row
 :func:`autoguidance`             a model, and a weaker one with the same conditions    w
 :func:`classifier_guidance`      the model plus a classifier's gradient                the gradient's factor
@@ -86,7 +86,7 @@ def cfg_plus_plus(
     :math:`\lambda s'/b_0`, exactly. So each row gets its scale, looked up by t on the device in float32 (float64 where x is).
 
     Args:
-        model: ``model(x, t, **conditions)``, given what :func:`classifier_free` says.
+        model: ``model(x, t, **conditions)``, called as by :func:`classifier_free`.
         sampler: the sampler whose rows these are: without history, clipping or a repeated timestep. A run of other rows is refused:
             of other timesteps, of another eta, or of an inversion. A direct call cannot tell them.
         scale: λ, from 0 to 1 in the paper.

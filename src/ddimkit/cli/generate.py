@@ -148,7 +148,7 @@ def generate(
 def _finish(
     out: Path, judge: Evaluator | None, export: Path | None, pictures: Path | None, said: dict[str, Any], as_json: bool
 ) -> None:
-    """Make what is asked for of a whole folder, and say what was done."""
+    """Make the exports and metrics of a whole folder, and print what was done."""
     if export is not None:
         said["exported"] = {"path": str(export), "images": export_adm(out, export)}
     if pictures is not None:

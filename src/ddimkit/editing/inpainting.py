@@ -117,7 +117,7 @@ def repaint_rows(count: int, *, resample: int = 10, jump: int = 10) -> list[int]
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Editing noise of one draw, made when it is asked for."""
+    """Editing noise of one draw, made at the first use."""
 
     seeds: tuple[int, ...]
     draw: int

@@ -149,7 +149,7 @@ def _draw_missing(drawing: Drawing, shards: Shards, own: range, end: float | Non
 
 
 def _made(folder: Path) -> Path:
-    """The folder, made if need be, and seen to take a file.
+    """The folder, made where it is missing, after a test file was written to it.
 
     Raises:
         OSError: it cannot be made or written to, naming it.

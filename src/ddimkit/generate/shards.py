@@ -38,7 +38,7 @@ class Shard:
     Attributes:
         images: (n, H, W, C) bytes.
         seeds: (n,) int64, one an image.
-        labels: (n,) int64, the class each image was asked for; None where there are none.
+        labels: (n,) int64, the class that each image was conditioned on; None where there are none.
         features: (n, d) float16, of an extractor; None where none were kept.
     """
 
@@ -105,7 +105,7 @@ def unpack_shard(content: bytes, configuration: str | None = None) -> Shard:
 
 
 def _array(content: bytes, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
-    """An array of the archive; what its header says is checked against the bytes that are there before memory is taken for it."""
+    """An array of the archive; its header is checked against the bytes that are there before memory is taken for it."""
     kind, dimensions = _KINDS[member.filename.removesuffix(".npy")]
     if member.compress_type != zipfile.ZIP_STORED or member.file_size > len(content):
         raise ValueError(f"{member.filename} is compressed")

@@ -128,7 +128,7 @@ def shape_of(model: nn.Module, given: Sequence[int] | None) -> tuple[int, ...]:
 
 
 def part_of(pipeline: object) -> nn.Module:
-    """The model of a pipeline that is asked at every step.
+    """The model that a pipeline calls at every step.
 
     Raises:
         ValueError: a pipeline with none or several.

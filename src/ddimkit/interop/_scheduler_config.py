@@ -1,4 +1,4 @@
-r"""What the configuration of a diffusers scheduler says of the model: noise schedule, prediction type, clipping.
+r"""What is read from the configuration of a diffusers scheduler: noise schedule, prediction type, clipping.
 
 How many steps a scheduler takes, where, and with how much noise is not read: that is a sampler's own.
 """

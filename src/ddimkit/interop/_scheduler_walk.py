@@ -1,4 +1,4 @@
-"""A walk down a sampler's plan whose model somebody else asks: a row at a time, with history and noise."""
+"""A walk down a sampler's plan whose model is called from outside: a row at a time, with history and noise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -85,7 +85,7 @@ def sigma_schedule(
 def from_sigma_model(denoiser: Denoiser, schedule: NoiseSchedule, *, broadcast: bool = False) -> Model:
     r"""A model of :math:`x_0 + \sigma\varepsilon` and σ, as EDM's and k-diffusion's denoisers are.
 
-    It is asked at x/s and :math:`\sigma = n/s`. What it returns is not changed: a denoiser's image goes with
+    The denoiser is called at x/s and :math:`\sigma = n/s`. What it returns is not changed: a denoiser's image goes with
     ``prediction="x0"``, an estimate of the noise with ``"epsilon"``.
 
     Args:
@@ -181,7 +181,7 @@ def unwrapped(model: Callable[..., Any], part: int | str = 0) -> Model:
         part: which entry of a tuple, key of a dictionary or attribute of an object.
 
     Raises:
-        TypeError: ``part`` is neither an int nor a str; when asked, an output that has no such part.
+        TypeError: ``part`` is neither an int nor a str; when called, an output that has no such part.
     """
     return _Unwrapped(model, part if isinstance(part, str) else integer(part, "part"))
 
@@ -195,8 +195,8 @@ def one_hot_labels(model: Callable[..., Any], num_classes: int, *, name: str = "
         name: the model's argument.
 
     Raises:
-        TypeError: ``num_classes`` is no int; when asked, labels that are no int64 tensor.
-        ValueError: ``num_classes < 1``; when asked, labels that are not (B,), or on the CPU one outside [0, num_classes).
+        TypeError: ``num_classes`` is no int; when called, labels that are no int64 tensor.
+        ValueError: ``num_classes < 1``; when called, labels that are not (B,), or on the CPU one outside [0, num_classes).
     """
     count = integer(num_classes, "num_classes")
     if count < 1:

@@ -74,7 +74,7 @@ def load_schedule(source: Mapping[str, Any] | str | Path | object, *, mu: float 
 
 @dataclass(frozen=True, eq=False)
 class _Settings:
-    """What a scheduler says of its model; ``flow`` where the model is given T·σ for t."""
+    """The schedule, prediction type and clipping of a scheduler; ``flow`` where the model is given T·σ for t."""
 
     schedule: NoiseSchedule
     prediction: Prediction
@@ -101,7 +101,7 @@ def from_pipeline(
     sample_shape: Sequence[int] | None = None,
     mu: float | None = None,
 ) -> ModelBundle:
-    r"""A diffusers model with what its scheduler says of it: schedule, prediction type, clipping.
+    r"""A diffusers model with the schedule, prediction type and clipping of its scheduler.
 
     The bundle's model takes x and t, and as ``model_kwargs`` what the diffusers model takes besides, such as
     ``encoder_hidden_states`` or ``class_labels``; guidance is not part of it. It returns a tensor. A flow-matching model gets
@@ -116,7 +116,7 @@ def from_pipeline(
         source: a pipeline; a pipeline's folder; or a model, or its folder, with ``scheduler``.
         scheduler: a scheduler, its configuration or its folder; by default the pipeline's own.
         variant: of a folder's weights, as in ``save_pretrained(folder, variant="fp16")``.
-        sample_shape: shape of one sample; by default from the model's configuration, where it says so.
+        sample_shape: shape of one sample; by default from the model's configuration, where it holds one.
         mu: as for :func:`load_schedule`.
 
     Raises:

@@ -1,6 +1,6 @@
 r"""A sampler as a scheduler of diffusers: ``pipe.scheduler = as_scheduler(sampler)``.
 
-A pipeline asks its model itself and hands each output to its scheduler. This one walks the sampler's plan by row, with the
+A pipeline calls its model itself and hands each output to its scheduler. This scheduler walks the sampler's plan by row, with the
 arithmetic of :meth:`PlanSampler.sample <ddimkit.sampling.PlanSampler.sample>`: what a pipeline draws equals
 ``sampler.sample(model, x_T=the pipeline's first latents)``.
 """
@@ -193,8 +193,8 @@ class SamplerScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # th
 
         Args:
             model_output: (B, \*) what the model said.
-            timestep: the entry of ``timesteps`` that it was asked at.
-            sample: (B, \*) what it was asked of.
+            timestep: the entry of ``timesteps`` that the model was called with.
+            sample: (B, \*) x, before :meth:`scale_model_input`.
             eta: the sampler's own, or 0, which pipelines give where their caller gives none.
             generator: draws the noise where no seeds are given, or one a sample.
             return_dict: whether the result is an object with ``prev_sample`` and ``pred_original_sample``, the clipped x0_hat.

@@ -59,7 +59,7 @@ class ModelBundle:
             :func:`~ddimkit.models.conditions.seed_labels` gives them: each tensor has one entry a sample, and the entry follows
             from the sample's seed alone. What is no tensor is shared by all samples. None for a model of x and t only.
         unconditional: what a model without conditions is given in their place, by their names, as in ``{"labels": 10}``: what
-            :meth:`guided` guides away from. None where the model knows no such thing.
+            :meth:`guided` guides away from. None where the model has no such input.
         decode: images of the latents that the model draws, as :func:`~ddimkit.models.conditions.latent_decoder` gives them; None
             for a model that draws images. ``sample_shape`` is that of the latents.
 

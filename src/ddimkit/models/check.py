@@ -67,7 +67,7 @@ class Finding:
     """The answer to one question.
 
     Attributes:
-        question: what was asked.
+        question: which setting is checked.
         stated: the bundle's own setting.
         error: its mean error.
         verdict: what is known.
@@ -104,7 +104,7 @@ class CheckReport:
     Attributes:
         model: the bundle's name.
         images: how many images were diffused.
-        findings: an answer to each question. After one that is wrong, the later ones are asked with the better setting.
+        findings: an answer to each question. After a wrong one, the later questions are answered with the better setting.
     """
 
     model: str
@@ -118,7 +118,7 @@ class CheckReport:
 
     @property
     def summary(self) -> str:
-        """One line that says that all is well, what is wrong, or what cannot be told."""
+        """One line: all is well, what is wrong, or what cannot be told."""
         wrong = [f"{f.question} ({f.best} instead of {f.stated})" for f in self.findings if f.verdict == "wrong"]
         unknown = [f.question for f in self.findings if f.verdict == "cannot tell"]
         if wrong:
@@ -141,7 +141,7 @@ class CheckReport:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What the model is asked with, and how its output is read."""
+    """What the model is called with, and how its output is read."""
 
     schedule: NoiseSchedule
     prediction: Prediction
@@ -231,7 +231,7 @@ class _Trial:
         self.times = (torch.randperm(len(images), generator=draw).double() + 0.5).mul(levels / len(images)).long().numpy()
 
     def answer(self, question: Question, settings: _Settings) -> tuple[Finding, _Settings]:
-        """The answer to a question, and the settings that later questions are asked with."""
+        """The answer to a question, and the settings for later questions."""
         stated, others = _CANDIDATES[question](settings)
         signal = self.bundle.schedule.signal
         early = [t for t in _EARLY if t < len(signal) - 1 and signal[t] > 0] or [0]
