@@ -118,7 +118,7 @@ class CheckReport:
 
     @property
     def summary(self) -> str:
-        """One line: all is well, what is wrong, or what cannot be told."""
+        """What is wrong, what cannot be told, or that all is well, in one line."""
         wrong = [f"{f.question} ({f.best} instead of {f.stated})" for f in self.findings if f.verdict == "wrong"]
         unknown = [f.question for f in self.findings if f.verdict == "cannot tell"]
         if wrong:
