@@ -37,6 +37,7 @@ def brownian_noise(sampler: PlanSampler, seeds: SeedLike) -> NoiseFn:
             down. When called: a batch of another size.
 
     >>> from ddimkit import DDIMSampler, load_pretrained
+    >>> from ddimkit.brownian import brownian_noise
     >>> mnist = load_pretrained("mnist")
     >>> sampler = mnist.sampler(DDIMSampler, steps=3, eta=1.0)
     >>> sampler.sample(mnist.model, (2, 1, 28, 28), noise_fn=brownian_noise(sampler, sampler.seeds(7, 2))).shape

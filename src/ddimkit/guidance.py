@@ -68,7 +68,9 @@ def classifier_free(
         TypeError, ValueError: a number out of range. When called, before the model is: conditions that are missing, or that cannot
             be stacked.
 
+    >>> import torch
     >>> from ddimkit import DDIMSampler, NoiseSchedule
+    >>> from ddimkit.guidance import classifier_free
     >>> guided = classifier_free(lambda x, t, labels: x * labels[:, None], 2.0, {"labels": 0})
     >>> sampler = DDIMSampler(NoiseSchedule.linear(), steps=3, prediction="x0")
     >>> sampler.sample(guided, (4, 2), seed=0, model_kwargs={"labels": torch.arange(4)}).shape

@@ -98,6 +98,7 @@ def repaint_rows(count: int, *, resample: int = 10, jump: int = 10) -> list[int]
     Raises:
         TypeError, ValueError: ``resample`` or ``jump`` is no int of at least 1.
 
+    >>> from ddimkit.editing import repaint_rows
     >>> repaint_rows(5, resample=2, jump=2)
     [0, 1, 0, 1, 2, 3, 2, 3, 4]
     """

@@ -26,6 +26,7 @@ def seed_labels(classes: int, name: str = "labels") -> Conditions:
         classes: number of labels that are drawn, a label for "no label" not counted.
         name: what the model calls the argument.
 
+    >>> from ddimkit.models.conditions import seed_labels
     >>> seed_labels(10)([7, 23])
     {'labels': tensor([7, 3])}
     """

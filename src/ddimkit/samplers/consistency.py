@@ -42,6 +42,7 @@ class ConsistencySampler(PlanSampler):
         ValueError: a setting out of range; both or neither of ``steps`` and ``timesteps``; epsilon prediction at zero SNR.
 
     >>> from ddimkit import NoiseSchedule
+    >>> from ddimkit.samplers import ConsistencySampler
     >>> ConsistencySampler(NoiseSchedule.linear(), steps=4).nfe
     4
     """

@@ -56,6 +56,7 @@ class DEISSampler(PlanSampler):
         TypeError: a setting of the wrong kind.
         ValueError: a setting out of range; both or neither of ``steps`` and ``timesteps``; epsilon prediction at zero SNR.
     >>> from ddimkit import NoiseSchedule
+    >>> from ddimkit.samplers import DEISSampler
     >>> DEISSampler(NoiseSchedule.linear(), steps=5, order=3).nfe
     5
     """

@@ -44,6 +44,7 @@ class GradientEstimationSampler(PlanSampler):
         TypeError: a setting of the wrong kind.
         ValueError: a setting out of range; both or neither of ``steps`` and ``timesteps``; epsilon prediction at zero SNR.
     >>> from ddimkit import NoiseSchedule
+    >>> from ddimkit.samplers import GradientEstimationSampler
     >>> GradientEstimationSampler(NoiseSchedule.linear(), steps=5).nfe
     5
     """

@@ -45,6 +45,7 @@ class HeunSampler(PlanSampler):
         ValueError: a setting out of range; both or neither of ``steps`` and ``timesteps``; epsilon prediction at zero SNR.
 
     >>> from ddimkit import NoiseSchedule
+    >>> from ddimkit.samplers import HeunSampler
     >>> HeunSampler(NoiseSchedule.linear(), steps=5).nfe
     9
     """

@@ -50,6 +50,7 @@ class SASolverSampler(PlanSampler):
         TypeError: a setting of the wrong kind.
         ValueError: a setting out of range; both or neither of ``steps`` and ``timesteps``; epsilon prediction at zero SNR.
     >>> from ddimkit import NoiseSchedule
+    >>> from ddimkit.samplers import SASolverSampler
     >>> SASolverSampler(NoiseSchedule.linear(), steps=10).plan().b.shape
     (10, 3)
     """
